@@ -1,0 +1,167 @@
+"""A tier without Ray: tasks in, events and results out, and nothing left running or uncounted.
+
+Each run is a task that the runner owns. When the caller leaves, the run is cancelled and settles its own
+lease, because only it knows what its engine calls had spent; whoever awaited it may already be gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+from typing import Protocol
+
+from backends.cost import cost
+from backends.engines.base import Engine
+from backends.errors import BackendError, StrategyUnsupported
+from backends.hardware import Hardware, ModelShape
+from backends.strategies import STRATEGIES
+from backends.strategies.base import Run, StrategyResult
+from backends.task import TextDelta, TierEvent, TierResult, TierTask
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY_S = 1.0
+
+
+class Meter(Protocol):
+    """Where a run tells what it has spent so far (cumulative over its lease)."""
+
+    async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
+        """The run goes on: remember this much, so that a crash charges it."""
+        ...
+
+    async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
+        """The caller left: charge this much and free the rest."""
+        ...
+
+
+class TierRunner:
+    """Runs strategies on one engine. `hardware` and `shape` price what they spend."""
+
+    def __init__(
+        self, engine: Engine, *, tier: str, hardware: Hardware, shape: ModelShape, meter: Meter | None = None
+    ) -> None:
+        self.engine = engine
+        self.tier = tier
+        self._hardware = hardware
+        self._shape = shape
+        self._meter = meter
+        self._running: set[asyncio.Task[TierResult]] = set()
+
+    async def start(self) -> None:
+        await self.engine.start()
+
+    async def aclose(self) -> None:
+        """Cancel what runs, let it settle, then stop the engine."""
+        for work in self._running:
+            work.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.engine.aclose()
+
+    async def healthy(self) -> bool:
+        return await self.engine.healthy()
+
+    async def run(self, task: TierTask) -> TierResult:
+        """Run a task to its end. Raises BackendError, with `spend` set to what was used."""
+        work = self._spawn(task, lambda _: None)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+
+    async def stream(self, task: TierTask) -> AsyncGenerator[TierEvent, None]:
+        """Run a task, yielding its events and last its result; text that piled up is joined."""
+        events: asyncio.Queue[TierEvent | None] = asyncio.Queue()
+        work = self._spawn(task, events.put_nowait)
+        work.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while not work.done() or not events.empty():
+                batch = [await events.get()]
+                while not events.empty():
+                    batch.append(events.get_nowait())
+                for event in _joined(batch):
+                    yield event
+            yield work.result()
+        finally:
+            work.cancel()
+
+    def _spawn(self, task: TierTask, emit: Callable[[TierEvent], None]) -> asyncio.Task[TierResult]:
+        work = asyncio.create_task(self._execute(task, emit))
+        self._running.add(work)
+        work.add_done_callback(self._running.discard)
+        return work
+
+    async def _execute(self, task: TierTask, emit: Callable[[TierEvent], None]) -> TierResult:
+        strategy = STRATEGIES.get(task.strategy)
+        if strategy is None:
+            raise StrategyUnsupported(f"no strategy {task.strategy!r}; there are {', '.join(STRATEGIES)}")
+        run = Run(self.engine, task, deadline=asyncio.get_running_loop().time() + task.timeout_s, emit=emit)
+        beat = asyncio.create_task(self._checkpoints(run)) if self._meter and task.lease_id else None
+        try:
+            return self._result(run, await strategy(run))
+        except asyncio.CancelledError:
+            await self._abandon(run)
+            raise
+        except BackendError as error:
+            error.spend = run.spend
+            raise
+        finally:
+            if beat is not None:
+                beat.cancel()
+
+    def _result(self, run: Run, result: StrategyResult) -> TierResult:
+        task, spend, chosen = run.task, run.spend, result.sample
+        bill = cost(spend, self._shape, self._hardware)
+        choices = result.samples if task.strategy == "direct" else (chosen,)
+        return TierResult(
+            strategy=task.strategy,
+            texts=tuple(sample.text for sample in choices),
+            answer=chosen.answer,
+            finish=chosen.finish,
+            stop_reason=result.stop_reason,
+            confidence=result.confidence,
+            verified=chosen.verified,
+            planned=result.planned,
+            used=run.used,
+            cancelled=run.cancelled,
+            spend=spend,
+            gpu_seconds=bill.gpu_seconds,
+            flops=bill.flops,
+            cost_usd=bill.usd,
+            engine_model=self.engine.info.model,
+            samples=tuple(s if s.tier else replace(s, tier=self.tier) for s in result.samples),
+        )
+
+    async def _checkpoints(self, run: Run) -> None:
+        meter, task = self._meter, run.task
+        while meter is not None:
+            await asyncio.sleep(CHECKPOINT_EVERY_S)
+            try:
+                await meter.checkpoint(task.tenant, task.lease_id, task.spent_before_tokens + run.spend.total)
+            except Exception:  # the run must not die of its bookkeeping; settlement has the final number
+                log.warning("checkpoint of lease %s failed", task.lease_id, exc_info=True)
+
+    async def _abandon(self, run: Run) -> None:
+        meter, task = self._meter, run.task
+        if meter is None or not task.lease_id:
+            return
+        used_tokens = task.spent_before_tokens + run.spend.total
+        try:
+            await asyncio.shield(meter.abandon(task.tenant, task.lease_id, used_tokens))
+        except Exception:  # the lease expires into its last checkpoint
+            log.warning("lease %s could not be settled after its caller left", task.lease_id, exc_info=True)
+
+
+def _joined(events: list[TierEvent | None]) -> list[TierEvent]:
+    """Consecutive text deltas as one: the cost of a stream is per chunk."""
+    joined: list[TierEvent] = []
+    for event in events:
+        last = joined[-1] if joined else None
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+            joined[-1] = TextDelta(last.text + event.text)
+        elif event is not None:
+            joined.append(event)
+    return joined

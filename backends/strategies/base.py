@@ -1,0 +1,237 @@
+"""What every strategy stands on: a run that draws samples within its token budget and its deadline.
+
+A strategy is `async def strategy(run: Run) -> StrategyResult`. It is anytime: when budget or deadline end it,
+it returns the best so far and says so. The run counts every token, those of cancelled calls too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from backends.answers import extract
+from backends.engines.base import Completion, Engine, Generation, Message, Sampling
+from backends.errors import BudgetTooSmall, ContextOverflow, EngineError
+from backends.task import Progress, Sample, Spend, TextDelta, TierEvent, TierTask
+from backends.verifiers.caller import answer_kind, compile_check
+
+THINK = '\n\nThink step by step and give the final answer after "The answer is".'
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyResult:
+    """What a strategy came to; each strategy's own result adds its details.
+
+    `samples` are the votes in launch order, those carried in first. `chosen` indexes the sample whose text
+    is the answer. `confidence` is the strategy's belief in the answer, None without evidence.
+    """
+
+    samples: tuple[Sample, ...]
+    chosen: int
+    stop_reason: str
+    confidence: float | None
+    planned: int
+
+    @property
+    def sample(self) -> Sample:
+        return self.samples[self.chosen]
+
+
+@dataclass(slots=True)
+class Call:
+    """One engine call as it is counted: exact when it ended, the last chunk's count when it was cut off."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    pieces: list[str] = field(default_factory=list)
+    completion: Completion | None = None
+    kept: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.completion.text if self.completion else "".join(self.pieces)
+
+    @property
+    def mean_logprob(self) -> float | None:
+        logprobs = self.completion.logprobs if self.completion else ()
+        return sum(logprobs) / len(logprobs) if logprobs else None
+
+
+class Run:
+    """One task on one engine: draws, counts, and knows what is left.
+
+    `deadline` is on the event loop's clock (seconds). `emit` receives text deltas and progress.
+    """
+
+    def __init__(
+        self, engine: Engine, task: TierTask, *, deadline: float, emit: Callable[[TierEvent], None]
+    ) -> None:
+        self.engine = engine
+        self.task = task
+        self.params = task.params
+        self.deadline = deadline
+        self.calls: list[Call] = []
+        self.cancelled = 0
+        self.used = 0
+        self._emit = emit
+        self._held_tokens = 0
+        self._prompt_tokens: dict[tuple[tuple[Message, ...], str], int] = {}
+        self._check = compile_check(task.verify) if task.verify else None
+
+    # -- what is left
+
+    @property
+    def spend(self) -> Spend:
+        """Tokens by kind so far, in-flight calls at their last known count."""
+        kept = sum(call.completion_tokens for call in self.calls if call.kept)
+        generated = sum(call.completion_tokens for call in self.calls)
+        cached = sum(call.cached_tokens for call in self.calls)
+        return Spend(
+            prompt_computed=sum(call.prompt_tokens for call in self.calls) - cached,
+            prompt_cached=cached,
+            completion_kept=kept,
+            completion_discarded=generated - kept,
+            calls=len(self.calls),
+        )
+
+    def tokens_left(self) -> int:
+        """Budget minus what is spent or promised to calls in flight."""
+        finished = sum(c.prompt_tokens + c.completion_tokens for c in self.calls if c.completion is not None)
+        return self.task.budget_tokens - finished - self._held_tokens
+
+    def affordable(self, prompt_tokens: int, max_tokens: int) -> int:
+        """How many calls of this size the budget still covers in full."""
+        return max(0, self.tokens_left() // (prompt_tokens + max_tokens))
+
+    # -- prompts
+
+    def messages(self) -> tuple[Message, ...]:
+        """The caller's messages, with the request to think aloud where the arm asks for it."""
+        turns = self.task.messages
+        if not self.params.think or (self.task.verify is not None and self.task.verify.type == "json_schema"):
+            return turns
+        last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
+        if last is None:
+            return turns
+        asked = replace(turns[last], content=turns[last].content + THINK)
+        return (*turns[:last], asked, *turns[last + 1 :])
+
+    async def prompt_tokens(self, messages: tuple[Message, ...], prefix: str = "") -> int:
+        """Tokens of the prompt. Raises ContextOverflow if no completion fits behind it."""
+        key = (messages, prefix)
+        if key not in self._prompt_tokens:
+            self._prompt_tokens[key] = await self.engine.count_prompt_tokens(messages, prefix)
+        count = self._prompt_tokens[key]
+        info = self.engine.info
+        if info.exact_prompt_count and count + 1 > info.context_tokens:
+            raise ContextOverflow(count, info.context_tokens)
+        return count
+
+    # -- draws
+
+    async def call(
+        self, messages: tuple[Message, ...], sampling: Sampling, *, prefix: str = "", show: bool = False
+    ) -> Call:
+        """One engine call. Raises BudgetTooSmall if the budget does not cover it whole.
+
+        A reply is never cut short to fit a budget behind the caller's back; it is cut where the model's
+        context ends, as on any engine.
+        """
+        prompt = await self.prompt_tokens(messages, prefix)
+        if self.engine.info.exact_prompt_count:
+            room = self.engine.info.context_tokens - prompt
+            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        held = prompt + sampling.max_tokens
+        if held > self.tokens_left():
+            raise BudgetTooSmall(held, self.tokens_left())
+        self._held_tokens += held
+        call = Call(prompt_tokens=prompt)
+        self.calls.append(call)
+        try:
+            generation = Generation(messages, sampling, prefix, self.task.tenant)
+            async with aclosing(self.engine.generate(generation)) as items:
+                async for item in items:
+                    if isinstance(item, Completion):
+                        call.completion = item
+                        call.prompt_tokens = item.prompt_tokens
+                        call.cached_tokens = item.cached_tokens
+                        call.completion_tokens = item.completion_tokens
+                    else:
+                        call.pieces.append(item.text)
+                        call.completion_tokens = item.completion_tokens
+                        if show and item.text:
+                            self._emit(TextDelta(item.text))
+        finally:
+            if call.completion is None:
+                self.cancelled += 1
+                # What a cut-off call spent is known; only the rest of its hold is free again.
+                held -= call.prompt_tokens + call.completion_tokens
+            self._held_tokens -= held
+        return call
+
+    def sampling(self, index: int) -> Sampling:
+        """The caller's sampling for draw `index`, each with a seed of its own.
+
+        The first draw of a temperature-0 arm is greedy; a vote among greedy copies would be no vote.
+        """
+        asked = self.task.sampling
+        seed = None if asked.seed is None else (asked.seed + index) % 2**31
+        warm = asked.temperature if asked.temperature > 0 else self.params.temperature
+        return replace(asked, seed=seed, temperature=warm)
+
+    def as_sample(self, call: Call, text: str | None = None) -> Sample:
+        """A call as a vote; `text` where the reply is more than this call (a path of a tree)."""
+        text = call.text if text is None else text
+        return Sample(
+            text=text,
+            answer=extract(text, answer_kind(self.task.verify)),
+            finish=call.completion.finish if call.completion else "length",
+            completion_tokens=call.completion_tokens,
+            mean_logprob=call.mean_logprob,
+            verified=None if self._check is None else self._check(text),
+        )
+
+    async def in_launch_order(
+        self, messages: tuple[Message, ...], samplings: Sequence[Sampling], prefixes: Sequence[str] = ()
+    ) -> AsyncGenerator[tuple[Call, str], None]:
+        """Run calls side by side, yield them in the order they were launched.
+
+        Leaving the loop early cancels the rest, whose tokens stay counted. A call that fails on its engine
+        is left out, unless all of them fail; then the first error is raised.
+        """
+        starts = prefixes or [""] * len(samplings)
+        tasks = [
+            asyncio.ensure_future(self.call(messages, sampling, prefix=prefix))
+            for sampling, prefix in zip(samplings, starts, strict=True)
+        ]
+        errors: list[EngineError] = []
+        try:
+            for task, prefix in zip(tasks, starts, strict=True):
+                try:
+                    call = await task
+                except EngineError as error:
+                    errors.append(error)
+                    continue
+                self.used += 1
+                yield call, prefix
+            if errors and len(errors) == len(tasks):
+                raise errors[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def longest_unfinished(self) -> Call | None:
+        """The cut-off call with the most text: the best so far when nothing was finished."""
+        return max((c for c in self.calls if c.text.strip()), key=lambda c: c.completion_tokens, default=None)
+
+    def progress(self, samples: Sequence[Sample], leader: str | None, confidence: float | None) -> None:
+        if self.task.progress:
+            self._emit(Progress(len(samples), leader, confidence, self.spend.total))
+
+    def keep(self, call: Call) -> None:
+        """Mark the call whose text is the answer; all others are counted as discarded."""
+        call.kept = True
