@@ -1,0 +1,23 @@
+"""From a configuration to the engine it describes; each engine's module is imported when first used."""
+
+from __future__ import annotations
+
+from backends.engines.base import Engine
+from backends.engines.config import EngineConfig, FakeConfig, LlamaCppConfig, OpenAIHTTPConfig
+
+__all__ = ["EngineConfig", "FakeConfig", "LlamaCppConfig", "OpenAIHTTPConfig", "build_engine"]
+
+
+def build_engine(config: LlamaCppConfig | OpenAIHTTPConfig | FakeConfig) -> Engine:
+    """The engine, not yet started. Nothing is loaded or connected before its `start()`."""
+    if isinstance(config, LlamaCppConfig):
+        from backends.engines.llamacpp import LlamaCppEngine
+
+        return LlamaCppEngine(config)
+    if isinstance(config, OpenAIHTTPConfig):
+        from backends.engines.openai_http import OpenAIHTTPEngine
+
+        return OpenAIHTTPEngine(config)
+    from backends.engines.fake import FakeEngine
+
+    return FakeEngine(config)
