@@ -20,8 +20,8 @@ MAX_SCAN_CHARS = 16_384  # an answer stands near the end; older text is not scan
 MAX_DIGITS = 40
 
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?\$?\d[\d,]*(?:\.\d+)?(?:\s?/\s?\d+)?(?![\d])")
-_MARKER = re.compile(r"(?:final answer|answer|result)\s*(?:is\s*:?|[:=])\s*(.{1,240})", re.IGNORECASE)
-_HASHES = re.compile(r"####\s*(.{1,240})")
+_MARKER = re.compile(r"(?:\b(?:answer|result)\b[*_`]*\s*(?:is\b\s*:?|[:=])|####)\s*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 _FRAC = re.compile(r"\\d?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}")
 _CHOICE = re.compile(r"^\(?([A-Ja-j])[).:]?(?:\s|$)")
 _TRIM = " \t\r\n*_`\"'“”‘’.,;:!?$()[]{}"
@@ -83,10 +83,9 @@ def matches(answer: str | None, references: Iterable[str]) -> bool:
 def _marked(text: str) -> str | None:
     if (boxed := _boxed(text)) is not None:
         return boxed
-    found = [m for pattern in (_MARKER, _HASHES) for m in pattern.finditer(text)]
-    for match in sorted(found, key=lambda m: m.start(), reverse=True):
-        candidate = match.group(1).split("\n")[0].strip(" *_`")
-        if candidate:
+    for match in reversed(list(_MARKER.finditer(text))):
+        line = text[match.end() :].split("\n", 1)[0]
+        if candidate := _SENTENCE_END.split(line, maxsplit=1)[0].strip(" *_`"):
             return candidate
     return None
 

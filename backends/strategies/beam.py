@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from math import exp
 
-from backends.errors import DeadlinePassed, EngineError, StrategyUnsupported
+from backends.errors import BudgetTooSmall, DeadlinePassed, EngineError, StrategyUnsupported
 from backends.strategies.base import Call, Run, StrategyResult
 from backends.task import Sample
 
@@ -42,11 +42,13 @@ class Node:
 
     def finished(self, max_tokens: int) -> bool:
         """The reply ended here: by the model, by the caller's stop string, or at `max_tokens`."""
+        return self.ended or self.tokens >= max_tokens
+
+    @property
+    def ended(self) -> bool:
+        """The model or the caller's stop string ended the reply; a step's end does not."""
         completion = self.calls[-1].completion if self.calls else None
-        if completion is None:
-            return False
-        ended = completion.finish == "stop" and completion.stop_string != "\n"
-        return ended or self.tokens >= max_tokens
+        return completion is not None and completion.finish == "stop" and completion.stop_string != "\n"
 
 
 async def beam(run: Run) -> BeamResult:
@@ -91,7 +93,7 @@ async def beam(run: Run) -> BeamResult:
             raise
         reason = "engine_error"
     if not leaves:  # the best of what is unfinished is still the best so far
-        leaves = [(node, _leaf(run, node)) for node in live if node.text.strip()]
+        leaves = [(node, _leaf(run, node)) for node in live if node.calls]
     if not leaves and (cut := run.longest_unfinished()) is not None:
         leaves = [(Node(calls=(cut,)), run.as_sample(cut))]
     chosen = _choose(leaves)
@@ -123,6 +125,8 @@ async def _expand(run: Run, live: list[Node], *, first: bool) -> list[Node] | No
             break
         affordable.append(node)
     if not affordable:
+        if first:  # not even one call: say what it needs
+            raise BudgetTooSmall(prompts[""] + run.params.step_tokens, run.tokens_left())
         return None
     children: list[Node] = []
     groups = [affordable[:1], affordable[1:]] if first else [affordable]
@@ -162,7 +166,8 @@ def _distinct(nodes: list[Node]) -> list[Node]:
 def _leaf(run: Run, node: Node) -> Sample:
     sample = run.as_sample(node.calls[-1], node.text)
     tokens = sum(call.completion_tokens for call in node.calls)
-    return replace(sample, completion_tokens=tokens, mean_logprob=node.score)
+    finish = "stop" if node.ended else "length"
+    return replace(sample, finish=finish, completion_tokens=tokens, mean_logprob=node.score)
 
 
 def _weight(leaf: Sample) -> float:

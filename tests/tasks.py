@@ -1,0 +1,51 @@
+"""Small builders that many tests share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from backends.engines.base import Message, Sampling
+from backends.engines.fake import FakeAnswer, FakeConfig, FakeEngine
+from backends.hardware import CPU, SMOLLM2_135M
+from backends.runner import Meter, TierRunner
+from backends.strategies.base import Run
+from backends.task import StrategyParams, TierEvent, TierTask
+
+
+def task(text: str = "What is 3 + 4?", **fields: Any) -> TierTask:
+    """A task with room for everything; `fields` replace its own, and those of its sampling and params."""
+    params = {k: fields.pop(k) for k in list(fields) if k in StrategyParams.__dataclass_fields__}
+    sampling = {k: fields.pop(k) for k in list(fields) if k in Sampling.__dataclass_fields__}
+    base = TierTask(
+        lease_id="",
+        strategy="direct",
+        messages=(Message("user", text),),
+        sampling=replace(Sampling(max_tokens=64, seed=1), **sampling),
+        params=replace(StrategyParams(think=False), **params),
+        budget_tokens=100_000,
+        timeout_s=30.0,
+    )
+    return replace(base, **fields)
+
+
+def says(*texts: str | tuple[str, float], delay_s: float = 0.0, **config: Any) -> FakeEngine:
+    """A fake engine whose every reply is one of `texts` (with weights)."""
+    answers = tuple(
+        FakeAnswer(text=t) if isinstance(t, str) else FakeAnswer(text=t[0], weight=t[1]) for t in texts
+    )
+    return FakeEngine(FakeConfig(answers={"": answers}, token_delay_s=delay_s, **config))
+
+
+async def run_on(engine: FakeEngine, what: TierTask, events: list[TierEvent] | None = None) -> Run:
+    """A run of `what` on a started engine."""
+    await engine.start()
+    deadline = asyncio.get_running_loop().time() + what.timeout_s
+    return Run(engine, what, deadline=deadline, emit=events.append if events is not None else lambda _: None)
+
+
+async def runner_on(engine: FakeEngine, meter: Meter | None = None) -> TierRunner:
+    runner = TierRunner(engine, tier="direct", hardware=CPU, shape=SMOLLM2_135M, meter=meter)
+    await runner.start()
+    return runner
