@@ -1,0 +1,189 @@
+"""Errors of the policies; the router maps them to HTTP in one place.
+
+PolicyError
+├── PolicyFileError           a policy file is refused: file, line, field and why, in one line
+├── PlanRefused               no plan can be made for this request
+│   ├── UnknownTier           the pinned tier does not exist
+│   ├── TierForbidden         it exists, and the tenant may not use it
+│   ├── CeilingExceeded       a parameter asks for more than the tenant's cap
+│   ├── BudgetExhausted       the budget left in a window is too small; it fits again at the window's edge
+│   ├── RequestTooLarge       it would not fit an empty window either: asking again cannot help
+│   └── NoArm                 nothing allowed and available answers to what was asked
+├── LedgerError               the ledger refused or could not answer
+│   ├── BudgetDenied          a scope's window has too little left for the reservation
+│   ├── LeaseNotOpen          the lease is unknown, expired, settled or released
+│   └── StoreUnavailable      Redis did not answer; whether the command ran is unknown
+└── LimitExceeded             requests/min, tokens/min or concurrency
+
+All are picklable: they cross process boundaries between deployments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from policies.limits import LimitUsage
+
+
+class PolicyError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class PolicyFileError(PolicyError):
+    """A policy file is refused. `line` counts from 1; `field` is a dotted path, "" for the whole file."""
+
+    def __init__(self, file: str, line: int, field: str, problem: str) -> None:
+        super().__init__(file, line, field, problem)
+        self.file = file
+        self.line = line
+        self.field = field
+        self.problem = problem
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}: "
+        return " ".join((where + (f"{self.field}: " if self.field else "") + self.problem).split())
+
+
+class PlanRefused(PolicyError):
+    """No plan can be made for this request."""
+
+
+class UnknownTier(PlanRefused):
+    """The pinned tier does not exist."""
+
+    def __init__(self, tier: str) -> None:
+        super().__init__(tier)
+        self.tier = tier
+
+    def __str__(self) -> str:
+        return f"there is no tier {self.tier!r}; ask for auto, direct, consistency or search"
+
+
+class TierForbidden(PlanRefused):
+    """The tier exists, and the tenant may not use it."""
+
+    def __init__(self, tier: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(tier, allowed)
+        self.tier = tier
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        return f"the tier {self.tier} is not open to this key; ask for auto, {' or '.join(self.allowed)}"
+
+
+class CeilingExceeded(PlanRefused):
+    """`param` asks for more than the tenant's cap; a cap is never applied silently."""
+
+    def __init__(self, param: str, asked: float, cap: float) -> None:
+        super().__init__(param, asked, cap)
+        self.param = param
+        self.asked = asked
+        self.cap = cap
+
+    def __str__(self) -> str:
+        return f"{self.param} is {self.asked:g}, above the cap of {self.cap:g}; ask for at most {self.cap:g}"
+
+
+class BudgetExhausted(PlanRefused):
+    """The budget left is too small; None for `retry_after_s` where the window's edge is not known."""
+
+    def __init__(self, needed_tokens: int, remaining_tokens: int, retry_after_s: float | None = None) -> None:
+        super().__init__(needed_tokens, remaining_tokens, retry_after_s)
+        self.needed_tokens = needed_tokens
+        self.remaining_tokens = remaining_tokens
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return (
+            f"the request needs up to {self.needed_tokens} tokens and the budget has "
+            f"{self.remaining_tokens} left; wait for the next window or ask for less"
+        )
+
+
+class RequestTooLarge(PlanRefused):
+    """It would not fit an empty window (or the request's own ceiling); `limit` names what is too small."""
+
+    def __init__(self, needed_tokens: int, limit_tokens: int, limit: str) -> None:
+        super().__init__(needed_tokens, limit_tokens, limit)
+        self.needed_tokens = needed_tokens
+        self.limit_tokens = limit_tokens
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"the request needs {self.needed_tokens} tokens and {self.limit} allows "
+            f"{self.limit_tokens}; shorten the messages or lower max_completion_tokens"
+        )
+
+
+class NoArm(PlanRefused):
+    """Nothing answers to what was asked; `unavailable` where only a tier's absence is in the way."""
+
+    def __init__(self, problem: str, *, unavailable: bool = False) -> None:
+        super().__init__(problem)
+        self.unavailable = unavailable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_no_arm, (self.args[0], self.unavailable))
+
+
+def _no_arm(problem: str, unavailable: bool) -> NoArm:
+    return NoArm(problem, unavailable=unavailable)
+
+
+class LedgerError(PolicyError):
+    """The ledger refused, or could not answer."""
+
+
+class BudgetDenied(LedgerError):
+    """A window has too little left. `retry_after_s` runs to the edge of the last window that is short."""
+
+    def __init__(self, scope: str, window: str, remaining: int, retry_after_s: float) -> None:
+        super().__init__(scope, window, remaining, retry_after_s)
+        self.scope = scope
+        self.window = window
+        self.remaining = remaining
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return (
+            f"the {self.window} budget of {self.scope} has {self.remaining} tokens left; "
+            f"the next window begins in {self.retry_after_s:.0f} s"
+        )
+
+
+class LeaseNotOpen(LedgerError):
+    """The lease cannot be used so: `state` is unknown, expired, settled, released or spent."""
+
+    def __init__(self, lease_id: str, state: str) -> None:
+        super().__init__(lease_id, state)
+        self.lease_id = lease_id
+        self.state = state
+
+    def __str__(self) -> str:
+        if self.state == "spent":
+            return f"lease {self.lease_id} has spent tokens; settle it, it cannot be released"
+        return f"lease {self.lease_id} is {self.state}; reserve a new one"
+
+
+class StoreUnavailable(LedgerError):
+    """Redis refused, failed or timed out. Whether the command ran is *unknown*: retry or release by id."""
+
+
+class LimitExceeded(PolicyError):
+    """`kind` is requests, tokens or concurrency; `retry_after_s` is None where waiting cannot help.
+
+    `usage` is the state of all limits, for the x-ratelimit headers of the refusal.
+    """
+
+    def __init__(self, kind: str, retry_after_s: float | None, usage: LimitUsage | None = None) -> None:
+        super().__init__(kind, retry_after_s, usage)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+        self.usage = usage
+
+    def __str__(self) -> str:
+        if self.retry_after_s is None:
+            return f"the request alone is above the {self.kind} limit; make it smaller"
+        return f"the {self.kind} limit is reached; try again in {self.retry_after_s:.1f} s"

@@ -1,0 +1,305 @@
+"""Prediction + policy + budget + load -> plan. Pure: no clock, no store, no randomness.
+
+The start is the cheapest arm predicted to meet the quality target; if none is, the one with the best
+p - cost_weight * tokens / 1000 (arXiv 2604.14853). Evidence decides later whether the ladder behind it is
+climbed (`escalate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from policies.arms import Candidate, Size
+from policies.ceilings import Ceilings, ceilings, refuse_low_budget
+from policies.errors import NoArm, RequestTooLarge
+from policies.plan import ArmEstimate, Ask, Plan, Step, Verdict
+from policies.schema import MAX_TOKENS, TIERS, Policy, TenantPolicy
+
+HOPELESS_GAIN = 0.02  # predictions are not finer than this: a smaller gain is no reason to pay more
+
+
+def make_plan(
+    ask: Ask,
+    tenant: TenantPolicy,
+    policy: Policy,
+    estimates: Mapping[str, ArmEstimate],
+    *,
+    remaining_tokens: int | None,
+    available_tiers: frozenset[str],
+    retry_after_s: float | None = None,
+) -> Plan:
+    """Where to start, what may follow, and within which bounds.
+
+    `estimates` maps arm names to predictions; arms without one are used only where no arm has one.
+    `remaining_tokens` is the least that any budget window has left, None without budgets; `retry_after_s` is
+    the time to that window's edge, passed on in BudgetExhausted.
+
+    Raises UnknownTier, TierForbidden, CeilingExceeded, NoArm, RequestTooLarge, BudgetExhausted.
+    """
+    bounds = ceilings(ask, tenant, policy)
+    p_one = _best_single(policy, estimates)
+    candidates = _candidates(ask, policy, estimates, bounds, p_one)
+    choice, outage = _available_start(ask, candidates, bounds, available_tiers)
+    reasons = [*bounds.reasons, *outage, choice.reason]
+    here = [c for c in candidates if c.spec.tier in available_tiers]
+    room = MAX_TOKENS if remaining_tokens is None else max(0, remaining_tokens)
+    needed = min(choice.arm.reserve_tokens(bounds.size), bounds.total_tokens)
+    degraded = bool(outage) or needed > room
+    if needed > room:
+        if tenant.on_low_budget == "deny" or not bounds.may_degrade:
+            refuse_low_budget(needed, room, tenant, retry_after_s)
+        smaller = _smaller(choice.arm, here, bounds, room, p_one)
+        if smaller is None:
+            refuse_low_budget(choice.arm.least_tokens(bounds.size), room, tenant, retry_after_s)
+        start = _step(smaller, bounds, room, tenant)
+        reasons.append(_said(start, f"the budget has {room} tokens left"))
+    else:
+        start = _step(choice.arm, bounds, bounds.total_tokens, tenant)
+        if start.max_tokens < bounds.size.max_tokens:
+            reasons.append(f"{bounds.total_name} leaves {start.max_tokens} tokens for a completion")
+    steps = [start]
+    if choice.ladder and needed <= room and ask.choices == 1:
+        left = min(room, bounds.total_tokens) - start.budget_tokens
+        steps += _ladder(choice.arm, here, bounds, left, tenant, p_one)
+    return Plan(tuple(steps), bounds.timeout_s, tuple(reasons), degraded, bounds.target, policy.version)
+
+
+def escalate(
+    plan: Plan, index: int, *, confidence: float | None, verified: bool | None, stop_reason: str
+) -> Verdict:
+    """Is the answer of step `index` good enough, or does the plan go on with the next step?
+
+    A caller's check outranks everything, then what is possible, then the strategy's own confidence. Without
+    any evidence the prediction decides.
+    """
+    step = plan.steps[index]
+    if verified:
+        return Verdict(True, "the answer passed the caller's check")
+    if index + 1 >= len(plan.steps):
+        return Verdict(True, f"{step.arm} is the plan's last step")
+    following = plan.steps[index + 1]
+    if stop_reason == "deadline":
+        return Verdict(True, "the deadline leaves no time for another step")
+    if verified is False:
+        return Verdict(False, f"the answer failed the caller's check; {following.arm} tries next")
+    if stop_reason == "no_comparable_answer":
+        return Verdict(True, "the answers cannot be compared, so more samples would settle nothing")
+    if confidence is not None:
+        said = f"{step.arm} is {confidence:.2f} confident, {step.tier} needs {step.escalate_below:.2f}"
+        accept = confidence >= step.escalate_below
+        return Verdict(accept, said if accept else f"{said}; {following.arm} tries next")
+    if following.net_gain > 0:
+        gain = f"{following.arm} is predicted to gain more than it costs ({following.net_gain:+.3f})"
+        return Verdict(False, f"{step.arm} gives no confidence, and {gain}")
+    return Verdict(True, f"{step.arm} gives no confidence, and no further step is predicted to pay")
+
+
+# -- candidates
+
+
+def _best_single(policy: Policy, estimates: Mapping[str, ArmEstimate]) -> float | None:
+    single = [estimates[n].p for n, s in policy.arms.items() if n in estimates and s.max_samples == 1]
+    return max(single, default=None)
+
+
+def _candidates(
+    ask: Ask, policy: Policy, estimates: Mapping[str, ArmEstimate], bounds: Ceilings, p_one: float | None
+) -> list[Candidate]:
+    """The arms that answer to what was asked, cut to the ceilings; never empty."""
+    arms = [
+        Candidate(name, spec, spec.max_samples, estimates.get(name)) for name, spec in policy.arms.items()
+    ]
+    arms = [arm for arm in arms if arm.spec.tier in bounds.tiers]
+    if ask.strategy is not None:
+        arms = [arm for arm in arms if ask.strategy == arm.strategy_name]
+    if ask.choices > 1:
+        # Several choices are several answers to keep: nothing is left to vote on.
+        arms = [arm for arm in arms if arm.one_sample and arm.spec.tier == "direct"]
+        arms = [arm.resized(ask.choices, p_one) for arm in arms]
+    if not arms:
+        raise NoArm(_why_none(ask, bounds))
+    if ask.choices == 1:
+        pinned = ask.tier is not None or ask.strategy is not None
+        arms = (_pinned if pinned else _cut_samples)(arms, bounds, p_one)
+    fitting = [arm for arm in arms if arm.least_tokens(bounds.size) <= bounds.total_tokens]
+    if not fitting:
+        least = min(arm.least_tokens(bounds.size) for arm in arms)
+        raise RequestTooLarge(least, bounds.total_tokens, bounds.total_name)
+    return _cut_tokens(fitting, bounds, p_one)
+
+
+def _why_none(ask: Ask, bounds: Ceilings) -> str:
+    wanted = [f"strategy {ask.strategy}"] if ask.strategy is not None else []
+    wanted += [f"n={ask.choices}"] if ask.choices > 1 else []
+    tiers = " or ".join(bounds.tiers)
+    return f"no arm offers {' and '.join(wanted) or 'an answer'} on {tiers}; leave it open, or ask for auto"
+
+
+def _cut_samples(arms: Sequence[Candidate], bounds: Ceilings, p_one: float | None) -> list[Candidate]:
+    """Shrink arms with more samples than the ceiling, unless that makes them one that is there already."""
+    kept: list[Candidate] = []
+    for arm in sorted(arms, key=lambda arm: (arm.samples, arm.name)):
+        samples = min(arm.samples, bounds.max_samples)
+        same = [k for k in kept if _kind(k) == _kind(arm) and k.samples == samples]
+        better = [k for k in same if k.estimate is not None or arm.estimate is None]
+        if samples == arm.samples or not better:
+            kept.append(arm.resized(samples, p_one))
+    return kept
+
+
+def _pinned(arms: Sequence[Candidate], bounds: Ceilings, p_one: float | None) -> list[Candidate]:
+    """Of each voting or searching strategy the largest arm, with all the samples of the ceiling."""
+    kept = [arm for arm in arms if arm.one_sample]
+    for arm in sorted(arms, key=lambda arm: (-arm.samples, arm.name)):
+        if not arm.one_sample and all(_kind(k) != _kind(arm) for k in kept):
+            kept.append(arm.resized(bounds.max_samples, p_one))
+    return kept
+
+
+def _kind(arm: Candidate) -> tuple[str, str]:
+    return (arm.spec.tier, arm.strategy_name)
+
+
+def _cut_tokens(arms: Sequence[Candidate], bounds: Ceilings, p_one: float | None) -> list[Candidate]:
+    """Shrink arms to the ceiling of tokens; those that could vote only with themselves are left out."""
+    fitted = [
+        arm if arm.one_sample or arm.samples == 1 else arm.fitted(bounds.size, bounds.total_tokens, p_one, 2)
+        for arm in arms
+    ]
+    some = [arm for arm in fitted if arm is not None]
+    return some or [arm.resized(1, p_one) for arm in arms]
+
+
+# -- the start
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    arm: Candidate
+    reason: str
+    ladder: bool
+
+
+def _available_start(
+    ask: Ask, candidates: Sequence[Candidate], bounds: Ceilings, available_tiers: frozenset[str]
+) -> tuple[_Choice, list[str]]:
+    """The start among the tiers that are up; the second value says what was missed because of the others."""
+    best = _choose(candidates, bounds)
+    if best.arm.spec.tier in available_tiers:
+        return best, []
+    here = [arm for arm in candidates if arm.spec.tier in available_tiers]
+    if not here:
+        down = " and ".join(sorted({arm.spec.tier for arm in candidates}))
+        raise NoArm(f"the tier {down} is not available now; try again, or ask for auto", unavailable=True)
+    if not bounds.may_degrade:
+        problem = f"the tier {best.arm.spec.tier} is not available now, and allow_degrade is false"
+        raise NoArm(f"{problem}; try again, or allow it", unavailable=True)
+    return _choose(here, bounds), [f"{best.arm.name} was preferred, but its tier is not available now"]
+
+
+def _choose(arms: Sequence[Candidate], bounds: Ceilings) -> _Choice:
+    predicted = [arm for arm in arms if arm.estimate is not None]
+    if not predicted:
+        arm = min(arms, key=lambda arm: (arm.samples, TIERS.index(arm.spec.tier), arm.spec.think))
+        return _Choice(arm, f"there is no prediction, so the smallest arm, {arm.name}, answers", False)
+    if len(predicted) == 1:
+        arm = predicted[0]
+        return _Choice(arm, f"{arm.name} ({arm.p:.2f}) is the only arm that the request allows", True)
+    cheapest = min(predicted, key=_dearness)
+    good = [arm for arm in predicted if arm.p >= bounds.target]
+    if good:
+        arm = min(good, key=_dearness)
+        said = (
+            f"{arm.name} is the cheapest arm predicted ({arm.p:.2f}) to meet the target {bounds.target:.2f}"
+        )
+        return _Choice(arm, said, True)
+    none = f"no arm is predicted to meet the target {bounds.target:.2f}"
+    better = [arm for arm in predicted if arm.p - cheapest.p >= HOPELESS_GAIN]
+    if not better:
+        said = f"{none} or to do better than the cheapest, {cheapest.name} ({cheapest.p:.2f}), so it answers"
+        return _Choice(cheapest, said, False)
+    arm = min([cheapest, *better], key=lambda arm: (-arm.value(bounds.cost_weight), _dearness(arm)))
+    if arm is cheapest:
+        return _Choice(arm, f"{none}; no dearer start is worth its tokens, so {arm.name} answers", True)
+    return _Choice(arm, f"{none}; {arm.name} ({arm.p:.2f}) gives the most for its tokens", True)
+
+
+def _dearness(arm: Candidate) -> tuple[float, int, str]:
+    return (arm.tokens, TIERS.index(arm.spec.tier), arm.name)
+
+
+# -- smaller and further
+
+
+def _smaller(
+    start: Candidate, here: Sequence[Candidate], bounds: Ceilings, room: int, p_one: float | None
+) -> Candidate | None:
+    """What fits into `room` tokens: fewer samples, else one sample with fewer tokens; None if nothing."""
+    if not start.one_sample and (fewer := start.fitted(bounds.size, room, p_one, 2)) is not None:
+        return fewer
+    single = [arm for arm in here if arm.one_sample]
+    # On a pinned tier there may be nothing but voting arms: one vote is an answer too.
+    options = sorted(single, key=_dearness) or [start.resized(1, p_one)]
+    options = [arm for arm in options if arm.least_tokens(bounds.size) <= room]
+    return options[0] if options else None
+
+
+def _ladder(
+    start: Candidate,
+    here: Sequence[Candidate],
+    bounds: Ceilings,
+    left: int,
+    tenant: TenantPolicy,
+    p_one: float | None,
+) -> list[Step]:
+    """On each later tier the arm that pays most, if it pays: dearer arms for when the evidence is weak.
+
+    Weak evidence comes about as often as the step before fails, 1 - p, and only then the rung is paid for:
+    it pays if its gain in p exceeds cost_weight * (1 - p) * its extra tokens / 1000.
+    """
+    steps: list[Step] = []
+    current = start
+    for tier in TIERS[TIERS.index(start.spec.tier) + 1 :]:
+        fits = [arm.fitted(bounds.size, left, p_one, 2) for arm in here if arm.spec.tier == tier]
+        paying = [arm for arm in fits if arm is not None and _pays(arm, current, bounds.cost_weight)]
+        if not paying:
+            continue
+        best = max(paying, key=lambda arm: (arm.value(bounds.cost_weight), -arm.tokens, arm.name))
+        gain = best.value(bounds.cost_weight) - current.value(bounds.cost_weight)
+        steps.append(replace(_step(best, bounds, left, tenant), net_gain=gain))
+        left -= steps[-1].budget_tokens
+        current = best
+    return steps
+
+
+def _pays(arm: Candidate, current: Candidate, cost_weight: float) -> bool:
+    if arm.estimate is None or arm.tokens <= current.tokens:
+        return False
+    extra = arm.tokens - current.tokens
+    return arm.p - current.p > cost_weight * (1.0 - current.p) * extra / 1000.0
+
+
+def _step(arm: Candidate, bounds: Ceilings, room: int, tenant: TenantPolicy) -> Step:
+    """A step within `room` tokens; a completion gets no more than the room leaves beside its prompt."""
+    room = min(room, bounds.total_tokens)
+    calls = arm.samples if arm.one_sample else 1
+    max_tokens = min(bounds.size.max_tokens, room // calls - arm.prompt_tokens(bounds.size))
+    size = Size(bounds.size.prompt_tokens, max_tokens)
+    return Step(
+        arm=arm.name,
+        tier=arm.spec.tier,
+        strategy=arm.spec.strategy,
+        params=arm.params(),
+        max_tokens=max_tokens,
+        budget_tokens=min(arm.reserve_tokens(size), room),
+        p=arm.p,
+        expected_tokens=arm.tokens,
+        escalate_below=tenant.escalate_below.of(arm.spec.tier),
+    )
+
+
+def _said(step: Step, why: str) -> str:
+    samples = step.params["max_samples"]
+    what = "one completion" if samples == 1 else f"{samples} samples, each"
+    return f"{why}: {step.arm} with {what} of at most {step.max_tokens} tokens"
