@@ -1,0 +1,176 @@
+"""The answer cache: exact matches, one tenant each, nothing believed that is not sealed.
+
+The key is an HMAC over everything that can change an answer; the value carries its tenant and a MAC that
+binds it to key and tenant, so neither a stranger's write to the store nor a moved value is ever served.
+A store that fails or is slow means a miss, never an error to the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from router.cancellation import heeding_cancellation
+from router.codec import as_hit, decode_reply, encode_reply
+from router.keys import cache_key, seal, unseal
+
+__all__ = [
+    "Cache",
+    "CacheCounts",
+    "MemoryCache",
+    "RedisCache",
+    "as_hit",
+    "cache_key",
+    "decode_reply",
+    "encode_reply",
+]
+
+
+class Cache(Protocol):
+    """Answers by key. Implementations never raise, except CancelledError."""
+
+    @property
+    def counts(self) -> CacheCounts: ...
+
+    async def get(self, key: str, tenant: str) -> bytes | None:
+        """The value, or None: unknown, expired, another tenant's, tampered with, or no store."""
+        ...
+
+    async def put(self, key: str, tenant: str, value: bytes, ttl_s: float) -> None:
+        """Keep the value for `ttl_s` seconds, if it is not too large and the store answers."""
+        ...
+
+
+@dataclass(slots=True)
+class CacheCounts:
+    """What has happened since the start. `refused` values failed their MAC or tenant check on read."""
+
+    hits: int = 0
+    misses: int = 0
+    stored: int = 0
+    refused: int = 0
+    too_large: int = 0
+    store_errors: int = 0
+
+
+class MemoryCache:
+    """In this process: least recently used goes first beyond `max_bytes`. For tests and single replicas."""
+
+    def __init__(
+        self, secret: bytes, max_bytes: int = 64 << 20, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._secret = secret
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._bytes = 0
+        self._kept: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._counts = CacheCounts()
+
+    @property
+    def counts(self) -> CacheCounts:
+        return self._counts
+
+    async def get(self, key: str, tenant: str) -> bytes | None:
+        data, expires_s = self._kept.get(key, (None, 0.0))
+        if data is not None and expires_s <= self._clock():
+            self._drop(key)
+            data = None
+        if data is not None:
+            self._kept.move_to_end(key)
+        return _opened(self._secret, key, tenant, data, self._counts)
+
+    async def put(self, key: str, tenant: str, value: bytes, ttl_s: float) -> None:
+        if ttl_s <= 0:
+            return
+        data = seal(self._secret, key, tenant, value)
+        if len(data) > self._max_bytes:
+            self._counts.too_large += 1
+            return
+        self._drop(key)
+        self._kept[key] = (data, self._clock() + ttl_s)
+        self._bytes += len(data)
+        self._counts.stored += 1
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: str) -> None:
+        data, _ = self._kept.pop(key, (b"", 0.0))
+        self._bytes -= len(data)
+
+
+class RedisCache:
+    """In Redis or Valkey, for all replicas; the server's own `maxmemory` and allkeys-lru bound the whole.
+
+    `max_bytes` bounds one value. After a failure the store is left alone for `rest_s`, so that a dead one
+    costs one timeout now and then and not one a request. `client` must return bytes
+    (`decode_responses=False`) and belong to the running event loop.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        secret: bytes,
+        max_bytes: int = 1 << 20,
+        *,
+        timeout_s: float = 0.1,
+        rest_s: float = 1.0,
+        prefix: str = "acr:answer:",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client: Any = client
+        self._secret = secret
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._rest_s = rest_s
+        self._prefix = prefix
+        self._clock = clock
+        self._resting_until_s = 0.0
+        self._counts = CacheCounts()
+
+    @property
+    def counts(self) -> CacheCounts:
+        return self._counts
+
+    async def get(self, key: str, tenant: str) -> bytes | None:
+        data = await self._asked("GET", self._prefix + key)
+        return _opened(self._secret, key, tenant, data, self._counts)
+
+    async def put(self, key: str, tenant: str, value: bytes, ttl_s: float) -> None:
+        if ttl_s <= 0:
+            return
+        data = seal(self._secret, key, tenant, value)
+        if len(data) > self._max_bytes:
+            self._counts.too_large += 1
+            return
+        ttl_ms = max(1, int(ttl_s * 1000))
+        if await self._asked("SET", self._prefix + key, data, "PX", ttl_ms) is not None:
+            self._counts.stored += 1
+
+    async def _asked(self, *command: str | bytes | int) -> Any:
+        """The store's reply, None also where it fails, is slow, or is resting after either."""
+        if self._clock() < self._resting_until_s:
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await heeding_cancellation(self._client.execute_command(*command))
+        except (RedisError, OSError, TimeoutError):
+            self._counts.store_errors += 1
+            self._resting_until_s = self._clock() + self._rest_s
+            return None
+
+
+def _opened(secret: bytes, key: str, tenant: str, data: object, counts: CacheCounts) -> bytes | None:
+    value = None
+    if isinstance(data, bytes):
+        value = unseal(secret, key, tenant, data)
+        counts.refused += value is None
+    counts.hits += value is not None
+    counts.misses += value is None
+    return value
