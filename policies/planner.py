@@ -89,6 +89,10 @@ def escalate(
         said = f"{step.arm} is {confidence:.2f} confident, {step.tier} needs {step.escalate_below:.2f}"
         accept = confidence >= step.escalate_below
         return Verdict(accept, said if accept else f"{said}; {following.arm} tries next")
+    if step.p >= plan.quality_target:
+        return Verdict(
+            True, f"{step.arm} was predicted ({step.p:.2f}) to meet the target, and nothing speaks against it"
+        )
     if following.net_gain > 0:
         gain = f"{following.arm} is predicted to gain more than it costs ({following.net_gain:+.3f})"
         return Verdict(False, f"{step.arm} gives no confidence, and {gain}")

@@ -25,6 +25,7 @@ def connect(
     command_timeout_s: float = 0.25,
     pool_timeout_s: float = 1.0,
     max_connections: int = 32,
+    decode_responses: bool = True,
 ) -> Redis:
     """A client for the running event loop; connects when first used, `aclose()` ends it.
 
@@ -38,7 +39,7 @@ def connect(
         socket_connect_timeout=connect_timeout_s,
         socket_timeout=command_timeout_s,
         retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
+        decode_responses=decode_responses,
         protocol=2,  # RESP3 would add a handshake and maintenance notices that nothing here reads
     )
     return Redis.from_pool(pool)

@@ -1,5 +1,6 @@
 """A real Valkey for tests: one for the whole run (`valkey_url`), or some of a test's own (`start_valkey`).
 
+ACR_TEST_SERVER names another server to test against, a Redis 7 say.
 The shared server is never flushed: a test keeps apart from the others by names of its own (a random tenant).
 """
 
@@ -77,7 +78,15 @@ class ValkeyServer:
         os.kill(self.pid, signal.SIGCONT)
 
     def _try(self) -> bool:
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [
+            os.environ.get("ACR_TEST_SERVER") or str(get_binary_path()),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+        ]
         command += ["--dir", str(self._folder), "--logfile", str(self._folder / "valkey.log"), *self._options]
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent

@@ -88,17 +88,21 @@ local function least_left(packed)
   return least
 end
 
--- Of the windows that `tokens` more do not fit into the one that ends last: {denied, scope, window, left, ms}.
+-- Where `tokens` more do not fit: {denied, scope, window, left, ms}. The window is the one with the least left,
+-- which a smaller request must fit; the time runs to the edge of the last window that is short.
 local function shortage(packed, tokens)
   local short, latest = nil, 0
   for scope, window, edge, limit in each_window(packed) do
-    edge = tonumber(edge)
-    local known = budget(scope, window, edge)
-    if limit ~= '-' and known.used + known.held + tokens > tonumber(limit) and edge > latest then
-      latest = edge
-      short = { 'denied', scope, window, left_in(known, tonumber(limit)), math.max(0, edge * 1000 - now_ms) }
+    if limit ~= '-' then
+      local known = budget(scope, window, tonumber(edge))
+      if known.used + known.held + tokens > tonumber(limit) then
+        local left = left_in(known, tonumber(limit))
+        latest = math.max(latest, known.edge * 1000 - now_ms)
+        if not short or left < short[4] then short = { 'denied', scope, window, left } end
+      end
     end
   end
+  if short then short[5] = latest end
   return short
 end
 

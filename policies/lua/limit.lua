@@ -1,12 +1,13 @@
 -- Requests/min and tokens/min by GCRA, and a concurrency slot that expires by itself: all granted, or none.
--- GCRA keeps one number, the theoretical arrival time (TAT, in microseconds): what was asked for lies
--- TAT - now ahead, each unit 60 s / limit, and at most 60 s may lie ahead.
+-- GCRA: each unit takes 60 s / limit, what was admitted lies that far ahead of now, and at most 60 s may. The
+-- theoretical arrival time is kept as "<us of the last admission> <us ahead of it>": their sum would be about
+-- 2^51 us, where doubles are too coarse to add fractions up.
 -- KEYS: requests, tokens, slots (same hash tag). ARGV: slot id, slot ttl_ms, then the three limits ("-": none)
 -- requests_per_minute, tokens_per_minute, concurrency, then the tokens of this request.
 -- Returns {granted 0|1, kind, retry after us, requests left, us to full, tokens left, us to full}.
 -- kind is "" when granted; retry after is -1 where waiting cannot help; left is -1 without a limit.
 local MINUTE_US = 60000000
-local TOLERANCE_US = 1 -- TATs are about 2^51 us, where doubles are 0.25 us apart
+local TOLERANCE_US = 1 -- fractions of a microsecond that rounding adds up must not refuse the last unit
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -14,11 +15,12 @@ local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local function bucket(key, limit, cost)
   if limit == '-' then return nil end
   local unit = MINUTE_US / tonumber(limit)
-  local tat = math.max(now, tonumber(redis.call('GET', key) or 0))
-  local wait = tat + cost * unit - now - MINUTE_US
+  local at, ahead = string.match(redis.call('GET', key) or '0 0', '(%S+) (%S+)')
+  ahead = math.max(0, tonumber(ahead) - math.max(0, now - tonumber(at))) -- clocks may step back
+  local wait = ahead + cost * unit - MINUTE_US
   if wait <= TOLERANCE_US then wait = 0 end
   if cost > tonumber(limit) then wait = -1 end
-  return { key = key, unit = unit, tat = tat, cost = cost, wait = wait }
+  return { key = key, unit = unit, ahead = ahead, cost = cost, wait = wait }
 end
 
 local requests = bucket(KEYS[1], ARGV[3], 1)
@@ -50,12 +52,12 @@ end
 local function state(known)
   if not known then return -1, 0 end
   if granted and known.cost > 0 then
-    known.tat = known.tat + known.cost * known.unit
-    local ttl_ms = math.ceil((known.tat - now) / 1000) + 1
-    redis.call('SET', known.key, string.format('%.2f', known.tat), 'PX', string.format('%.0f', ttl_ms))
+    known.ahead = known.ahead + known.cost * known.unit
+    local ttl_ms = math.ceil(known.ahead / 1000) + 1
+    local value = string.format('%.0f %.9f', now, known.ahead)
+    redis.call('SET', known.key, value, 'PX', string.format('%.0f', ttl_ms))
   end
-  local ahead = known.tat - now
-  return math.max(0, math.floor((MINUTE_US - ahead + TOLERANCE_US) / known.unit)), math.ceil(ahead)
+  return math.max(0, math.floor((MINUTE_US - known.ahead + TOLERANCE_US) / known.unit)), math.ceil(known.ahead)
 end
 local requests_left, requests_reset = state(requests)
 local tokens_left, tokens_reset = state(tokens)

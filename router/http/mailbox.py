@@ -37,6 +37,8 @@ class Mailbox:
                 return
             self._text.append(event.text)
         elif isinstance(event, Progress):
+            if not self._keep_progress:
+                return
             self._progress = event
         else:
             self.reply = event

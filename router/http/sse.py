@@ -10,7 +10,7 @@ from starlette.types import Receive, Send
 from router.http.errors import as_router_error, log_failure
 from router.http.frames import KEEP_ALIVE, Frames, error_frame, progress_comment
 from router.http.headers import limit_headers, named_headers, sse_headers
-from router.http.mailbox import Mailbox, close_events, pump
+from router.http.mailbox import Mailbox, pump
 from router.http.settings import HttpSettings
 from router.http.watch import client_gone, drop, stop
 from router.request import ReplyStream
@@ -63,8 +63,6 @@ class SseResponse:
         finally:
             drop(watcher)
             await stop(reader)
-            # A reader that was cancelled before its first step has not done it.
-            await close_events(self._stream.events)
 
     async def _watch(self, receive: Receive) -> None:
         await client_gone(receive)

@@ -484,6 +484,25 @@ async def test_a_client_that_leaves_cancels_its_request(service: ScriptedService
     assert exchange.sent == []
 
 
+@pytest.mark.parametrize("ticks", range(8))
+async def test_a_stream_that_is_ready_in_the_moment_of_cancellation_is_closed(
+    service: ScriptedService, ticks: int
+):
+    gate = asyncio.Event()
+    service.before = gate.wait
+    exchange = Exchange(json.dumps(BODY | {"stream": True}).encode())
+    app = create_app(service, settings=SETTINGS)
+    task = asyncio.create_task(app(exchange.scope, exchange.receive, exchange.send))
+    await service.called.wait()
+    gate.set()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert len(service.streams) + service.cancelled == 1
+    assert all(events.settled for events in service.streams)
+
+
 async def test_a_client_that_leaves_its_stream_closes_the_events(service: ScriptedService):
     service.steps = (TextDelta("2"), asyncio.Event().wait)
     exchange = Exchange(json.dumps(BODY | {"stream": True}).encode())

@@ -99,8 +99,17 @@ async def test_the_wait_is_for_the_last_window_that_is_short(world: World) -> No
         await reserve(world, 20, scopes=limited(minute=10, day=1000))
     assert (minute.value.window, minute.value.retry_after_s) == ("minute", 50.0)
     with pytest.raises(BudgetDenied) as month:
-        await reserve(world, 20, scopes=limited(minute=10, day=1000, month=19))
+        await reserve(world, 20, scopes=limited(day=1000, month=19))
     assert (month.value.window, month.value.retry_after_s) == ("month", 31 * DAY_S - 10.0)
+
+
+async def test_what_is_left_is_what_a_smaller_request_must_fit(world: World) -> None:
+    scopes = [("tenant", {"minute": 10, "day": 19, "month": None}), ("key:a", {"day": 12})]
+    with pytest.raises(BudgetDenied) as denied:
+        await reserve(world, 20, scopes=scopes)
+    assert (denied.value.scope, denied.value.window, denied.value.remaining) == ("tenant", "minute", 10)
+    assert denied.value.retry_after_s == DAY_S
+    assert await reserve(world, denied.value.remaining, scopes=scopes) == 0
 
 
 async def test_tenants_do_not_see_one_another(world: World) -> None:

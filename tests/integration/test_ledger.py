@@ -458,8 +458,8 @@ MUTANTS: tuple[tuple[Rule, str, str, str], ...] = (
     (
         all_scopes_or_none,
         "common",
-        "if limit ~= '-' and known",
-        "if scope == 'tenant' and limit ~= '-' and known",
+        "if limit ~= '-' then\n      local known",
+        "if limit ~= '-' and scope == 'tenant' then\n      local known",
     ),
     (a_crash_is_not_forgiven, "common", "'expired', lease.checkpoint", "'expired', 0"),
     (a_crash_does_not_leak, "common", "-lease.reserved)", "0)"),

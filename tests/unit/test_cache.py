@@ -153,6 +153,7 @@ def test_a_seal_holds_only_for_its_secret_key_and_tenant():
     assert unseal(SECRET, "k", "a", data) == b"value"
     assert unseal(b"t" * 32, "k", "a", data) is None
     assert unseal(SECRET, "k2", "a", data) is None
+    assert unseal(SECRET, "j", "a", data) is None
     assert unseal(SECRET, "k", "b", data) is None
 
 

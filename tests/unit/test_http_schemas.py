@@ -332,6 +332,12 @@ def test_refusals_do_not_quote_values():
         assert "secret" not in refusal.value.message
 
 
+def test_a_circular_schema_is_told_so():
+    for circle in ({"not": {"$ref": "#"}}, {"$defs": {"a": {"not": {"$ref": "#/$defs/a"}}}}):
+        with pytest.raises(InvalidRequest, match="circular"):
+            read(**schema(circle))
+
+
 def test_a_callers_own_key_is_quoted_short_and_printable():
     with pytest.raises(InvalidRequest) as refusal:
         read(**{"a\nb" + "x" * 5000: 1})

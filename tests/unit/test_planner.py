@@ -444,10 +444,12 @@ def test_a_tier_that_is_down_is_no_rung() -> None:
 # -- escalation
 
 
-def ladder(net_gain: float = 0.1) -> Plan:
+def ladder(net_gain: float = 0.1, target: float = 0.99) -> Plan:
+    """Two steps, the first of which was not predicted to meet the target."""
     made = plan(EASY, effort="max")
     first, second = made.steps
-    return dataclasses.replace(made, steps=(first, dataclasses.replace(second, net_gain=net_gain)))
+    steps = (first, dataclasses.replace(second, net_gain=net_gain))
+    return dataclasses.replace(made, steps=steps, quality_target=target)
 
 
 @pytest.mark.parametrize(
@@ -475,6 +477,12 @@ def test_without_evidence_a_rung_must_pay_to_be_climbed() -> None:
     verdict = escalate(ladder(-0.01), 0, confidence=None, verified=None, stop_reason="complete")
     assert verdict.accept
     assert "no further step is predicted to pay" in verdict.reason
+
+
+def test_without_evidence_a_step_that_was_to_meet_the_target_is_believed() -> None:
+    verdict = escalate(ladder(target=0.5), 0, confidence=None, verified=None, stop_reason="complete")
+    assert verdict.accept
+    assert "meet the target" in verdict.reason
 
 
 def test_the_last_step_is_accepted_whatever_it_is_worth() -> None:

@@ -340,10 +340,15 @@ async def test_a_second_cancellation_does_not_kill_the_settling():
 
 async def test_a_request_cancelled_before_its_reader_ran_still_closes_the_events():
     stage = Stage(*DELTAS)
-    task = stage.start()
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait((task,))
+
+    async def doomed() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # takes effect at the first wait, when the reader has not had its turn
+        await stage.response.run(stage.exchange.receive, stage.exchange.send)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(doomed())
     assert stage.events.settled
 
 

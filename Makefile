@@ -1,0 +1,66 @@
+# `make demo` and `make test` do all their own set-up. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PYTEST_ARGS ?=
+
+.PHONY: help demo serve test check format model bench-overhead train clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.run model ## start everything, ask four questions, show what each cost, stop everything
+	@$(BIN)/acr demo
+
+serve: $(VENV)/.run model ## start the service on port 8000 (PORT=...) and keep it up; Ctrl-C stops it
+	@$(BIN)/acr serve --port $(PORT)
+
+test: $(VENV)/.dev model ## run the whole test suite
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+model: $(VENV)/.run ## fetch the default model (98 MB, once) into ~/.cache/adaptive-compute-router
+	@$(BIN)/acr model-fetch
+
+bench-overhead: $(VENV)/.dev ## what the router adds to a bare Ray Serve app, on the fake engine
+	@$(BIN)/python -m benchmarks.overhead
+
+train: $(VENV)/.dev ## train the classifier again from the recorded outcome table
+	@$(BIN)/acr train benchmarks/data/smollm2_135m.jsonl --out classifier/artifacts/smollm2-135m
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or later is needed; name one with PYTHON=/path/to/python3"; exit 2; }
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  rm -rf $(VENV); \
+	  $(PYTHON) -m venv --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip; } || { \
+	  rm -rf $(VENV); \
+	  echo "could not make a virtual environment: install python3-venv (apt-get install python3-venv)"; exit 2; }
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing (2 to 4 minutes the first time)"
+	@$(PIP) --editable . 2> >(grep -v "^WARNING: Location" >&2)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
+	@echo "installing what the tests need"
+	@$(PIP) --editable '.[dev]' 2> >(grep -v "^WARNING: Location" >&2)
+	@touch $@
+
+clean: ## remove what was built or recorded here (not the model's cache)
+	rm -rf $(VENV) .acr build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

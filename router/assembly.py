@@ -1,0 +1,122 @@
+"""One ingress replica's service: stores, policy, keys, classifier, pipeline, HTTP application."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from backends.engines.build import LlamaCppConfig
+from backends.models import DEFAULT_MODEL
+from classifier.predictor import Prediction, Predictor
+from policies.keys import KeyRing
+from policies.ledger import RedisLedger
+from policies.limits import RedisLimits
+from policies.loader import load_policy
+from policies.store import connect
+from router.cache import RedisCache
+from router.config import AppConfig
+from router.http.app import create_app
+from router.idempotency import RedisIdempotency
+from router.parts import Classifier, Parts
+from router.pipeline import Pipeline
+from router.stores import cache_redis_url, cache_secret, redis_url
+from router.tiers import TierClient
+
+LOCAL_KEY_ID = "local"
+CACHE_TIMEOUT_S = 0.1
+INLINE_CHARS = 4_096
+
+
+class Assembly:
+    """Everything behind the HTTP application; made in the event loop that it serves on.
+
+    `classifier` is the handle of the classifier's deployment, None for one in this process.
+    """
+
+    def __init__(self, config: AppConfig, tiers: TierClient, classifier: Any = None) -> None:
+        self._config = config
+        self._tiers = tiers
+        self._handle = classifier
+        self._secret = cache_secret()
+        self._budgets = connect(redis_url(config))
+        self._records = connect(redis_url(config), decode_responses=False)
+        self._answers = connect(
+            cache_redis_url(config),
+            connect_timeout_s=CACHE_TIMEOUT_S,
+            command_timeout_s=CACHE_TIMEOUT_S,
+            decode_responses=False,
+        )
+
+    async def start(self) -> None:
+        """Load the policy and the classifier. Raises PolicyFileError, ArtifactError.
+
+        The stores need not be up: a replica that waits for them serves when they are.
+        """
+        policy = await asyncio.to_thread(load_policy, self._config.policy_path())
+        local = {digest: (tenant, LOCAL_KEY_ID) for digest, tenant in self._config.local_keys.items()}
+        cache = RedisCache(self._answers, self._secret, self._config.cache.max_value_bytes)
+        self._pipeline = Pipeline(
+            Parts(
+                policy=policy,
+                keys=KeyRing(policy, local),
+                classifier=await self._classifier(),
+                ledger=RedisLedger(self._budgets),
+                limits=RedisLimits(self._budgets),
+                tiers=self._tiers,
+                cache=RedisCache(self._answers, self._secret, cache.max_value_bytes)
+                if cache.enabled
+                else None,
+                cache_secret=self._secret,
+                engine_models=engine_models(self._config),
+                lease_ttl_s=self._config.lease_ttl_s,
+            )
+        )
+
+    def app(self) -> Any:
+        """The ASGI application; `start` comes first."""
+        idempotency = RedisIdempotency(self._records, self._secret)
+        return create_app(self._pipeline, settings=self._config.http, idempotency=idempotency)
+
+    async def aclose(self) -> None:
+        await self._pipeline.aclose()
+        for client in (self._budgets, self._records, self._answers):
+            await client.aclose()
+
+    async def _classifier(self) -> Classifier:
+        if self._handle is not None:
+            return HandleClassifier(self._handle)
+        return LocalClassifier(await asyncio.to_thread(Predictor.load, self._config.classifier.artifact))
+
+
+class LocalClassifier:
+    """The classifier in this process: inline where it takes less than a thread would."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    async def predict(self, messages: list[dict[str, str]]) -> Prediction:
+        if sum(len(message["content"]) for message in messages) <= INLINE_CHARS:
+            return self._predictor.predict(messages)
+        return await asyncio.to_thread(self._predictor.predict, messages)
+
+
+class HandleClassifier:
+    """The classifier a hop away."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def predict(self, messages: list[dict[str, str]]) -> Prediction:
+        prediction: Prediction = await self._handle.predict.remote(messages)
+        return prediction
+
+
+def engine_models(config: AppConfig) -> str:
+    """Names the models that may answer: part of every cached answer's key."""
+    return ",".join(f"{name}={_model(tier.engine)}" for name, tier in sorted(config.tiers.items()))
+
+
+def _model(engine: Any) -> str:
+    if isinstance(engine, LlamaCppConfig):
+        return engine.model or engine.model_path or DEFAULT_MODEL
+    return str(engine.model)

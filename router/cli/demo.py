@@ -1,0 +1,130 @@
+"""`acr demo`: start everything, ask with the openai client, show what each answer cost, stop everything."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+console = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class DemoQuestion:
+    """A question as a product would ask it."""
+
+    label: str
+    text: str
+    effort: str
+    stream: bool = False
+
+
+QUESTIONS = (
+    DemoQuestion("easy", "What is the largest planet in the Solar System?", "low"),
+    DemoQuestion("harder", "State the final answer to the following arithmetic problem: 4 + 5 =", "medium"),
+    DemoQuestion(
+        "hard", "State the final answer to the following arithmetic problem: 12 + 35 =", "high", True
+    ),
+    DemoQuestion("easy again", "What is the largest planet in the Solar System?", "low"),
+)
+
+
+def demo_command(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free port.")] = 0,
+    engine: Annotated[str, typer.Option(help="llamacpp or fake.")] = "llamacpp",
+) -> None:
+    """Start the whole service on this machine, ask four questions, show what each one cost, and stop."""
+    from router.local import local_stack
+    from router.profiles import fake_config, local_config
+    from router.startup import StartupError
+
+    config = fake_config() if engine == "fake" else local_config()
+    began = time.monotonic()
+    try:
+        with local_stack(config, port=port, say=lambda said: console.print(f"  {said}")) as stack:
+            console.print(f"the service is up at {stack.base_url} after {stack.start_s:.0f} s")
+            answered = _ask_all(stack.base_url, stack.keys["demo"])
+    except StartupError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(130) from None
+    console.print(answered)
+    console.print(
+        f"done in {time.monotonic() - began:.0f} s; everything that was started has been stopped. "
+        "`make serve` keeps it running."
+    )
+
+
+def _ask_all(base_url: str, key: str) -> Table:
+    from openai import OpenAI
+
+    table = Table(
+        "question",
+        Column("answer", max_width=30),
+        "tier",
+        "strategy",
+        Column("samples", justify="right"),
+        "stop reason",
+        Column("tokens", justify="right"),
+        Column("cost", justify="right"),
+        "cache",
+        Column("budget left", justify="right"),
+        show_lines=True,
+    )
+    with OpenAI(base_url=f"{base_url}/v1", api_key=key, timeout=300.0) as client:
+        for question in QUESTIONS:
+            began = time.monotonic()
+            text, usage = _ask(client, question)
+            console.print(f"  {question.label}: {time.monotonic() - began:.1f} s")
+            _add(table, question, text, usage)
+    return table
+
+
+def _ask(client: OpenAI, question: DemoQuestion) -> tuple[str, dict[str, Any]]:
+    asked: dict[str, Any] = {
+        "model": "auto",
+        "messages": [{"role": "user", "content": question.text}],
+        "reasoning_effort": question.effort,
+        "max_completion_tokens": 256,
+        "temperature": 0,
+    }
+    if not question.stream:
+        reply = client.chat.completions.create(**asked)
+        return str(reply.choices[0].message.content), _usage(reply.usage)
+    pieces: list[str] = []
+    usage: Any = None
+    for chunk in client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
+        pieces += [choice.delta.content or "" for choice in chunk.choices]
+        usage = chunk.usage or usage
+    return "".join(pieces), _usage(usage)
+
+
+def _usage(usage: Any) -> dict[str, Any]:
+    return dict(usage.model_dump())
+
+
+def _add(table: Table, question: DemoQuestion, text: str, usage: dict[str, Any]) -> None:
+    compute = usage["compute"]
+    samples = compute["samples"]
+    left = compute["budget_remaining"]
+    table.add_row(
+        f"[b]{question.label}[/b]{' (streamed)' if question.stream else ''}\n{question.text}",
+        " ".join(text.split())[:200],
+        compute["tier"],
+        compute["strategy"],
+        f"{samples['used']}/{samples['planned']}",
+        compute["stop_reason"],
+        str(usage["total_tokens"]),
+        f"${compute['cost_usd']:.2g}",
+        compute["cache"],
+        "-" if left is None else f"{left:,}",
+    )

@@ -1,0 +1,76 @@
+"""`acr policy`: look at a policy file before it is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Column, Table
+
+from policies.errors import PolicyFileError
+from policies.loader import load_policy
+from policies.schema import WINDOWS, Policy, TenantPolicy
+
+app = typer.Typer(help="Check policy files.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Check policy files."""
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="The policy file (YAML).", show_default=False)]) -> None:
+    """Say what a policy file means, or in one line why it is refused (exit 2)."""
+    try:
+        policy = load_policy(file)
+    except PolicyFileError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"OK {file}: policy {policy.name}, version {policy.version}")
+    console = Console()
+    console.print(_tenants(policy))
+    console.print(_arms(policy))
+
+
+def _tenants(policy: Policy) -> Table:
+    whole = [
+        Column(name, no_wrap=True) for name in ("tenant", "tiers", "effort", "target", "budgets", "limits")
+    ]
+    table = Table(*whole, box=SIMPLE, pad_edge=False)
+    for tenant in policy.tenants.values():
+        table.add_row(
+            f"{tenant.name}\n{len(tenant.keys)} keys",
+            "\n".join(tenant.tiers),
+            f"{tenant.default_effort}\nmax {tenant.max_effort}",
+            f"{tenant.quality_target:g}",
+            _budgets(tenant),
+            _limits(tenant),
+        )
+    return table
+
+
+def _budgets(tenant: TenantPolicy) -> str:
+    limits = [(window, getattr(tenant.budgets, window)) for window in WINDOWS]
+    return "\n".join(f"{limit:,} a {window}" for window, limit in limits if limit is not None) or "none"
+
+
+def _limits(tenant: TenantPolicy) -> str:
+    limits = tenant.limits
+    named = [
+        (limits.requests_per_minute, " req/min"),
+        (limits.tokens_per_minute, " tok/min"),
+        (limits.concurrency, " at once"),
+    ]
+    return "\n".join(f"{limit:,}{name}" for limit, name in named if limit is not None) or "none"
+
+
+def _arms(policy: Policy) -> Table:
+    table = Table("arm", "strategy", "samples", "temperature", "thinks", box=SIMPLE)
+    for name, arm in policy.arms.items():
+        thinks = "yes" if arm.think else "no"
+        table.add_row(name, arm.strategy, str(arm.max_samples), f"{arm.temperature:g}", thinks)
+    return table

@@ -1,0 +1,88 @@
+"""One request's lease: reserved, extended, settled exactly once, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from policies.errors import LeaseNotOpen, LedgerError, StoreUnavailable
+from policies.ledger import Ledger, Scopes, new_lease_id
+from router.background import Background
+from router.cancellation import heeding_cancellation
+
+log = logging.getLogger(__name__)
+
+# The tier settles an abandoned run by itself within milliseconds; after this long it never got the run.
+ABANDONED_AFTER_S = 2.0
+
+
+class Lease:
+    """A hold on a tenant's budgets. `id` is "" where the policy lets requests pass without a store."""
+
+    def __init__(self, ledger: Ledger, tenant: str, ttl_s: float, background: Background) -> None:
+        self._ledger = ledger
+        self._background = background
+        self._tenant = tenant
+        self._ttl_s = ttl_s
+        self.id = new_lease_id(tenant)
+        self.held_tokens = 0
+        self.remaining_tokens: int | None = None
+
+    def unmetered(self) -> None:
+        """Go on without the store: nothing is held and nothing will be charged."""
+        self.id = ""
+
+    async def reserve(self, scopes: Scopes, tokens: int) -> None:
+        """Hold tokens. Raises BudgetDenied, StoreUnavailable."""
+        try:
+            self.remaining_tokens = await heeding_cancellation(
+                self._ledger.reserve(self.id, self._tenant, scopes, tokens, self._ttl_s)
+            )
+        except (StoreUnavailable, asyncio.CancelledError):
+            # Whether the hold was placed is unknown; freeing it by its id is right in both cases.
+            self._background.spawn(self._free())
+            raise
+        self.held_tokens = tokens
+
+    async def extend(self, extra_tokens: int) -> None:
+        """Hold more. Raises BudgetDenied, LeaseNotOpen, StoreUnavailable."""
+        if self.id:
+            self.remaining_tokens = await self._ledger.extend(self.id, extra_tokens)
+        self.held_tokens += extra_tokens
+
+    async def settle(self, used_tokens: int) -> int:
+        """Charge what was used, free the rest, and return what was charged.
+
+        An unreachable store is tried again in the background: the operation is idempotent by id, and the
+        lease expires into its checkpoint if the store stays away.
+        """
+        if not self.id:
+            return 0
+        try:
+            self.remaining_tokens = await self._ledger.settle(self.id, used_tokens)
+        except StoreUnavailable:
+            self._background.spawn(self._settle_again(used_tokens))
+        return used_tokens
+
+    def settle_abandoned(self, used_tokens: int) -> None:
+        """The caller left while a tier was at work: the tier settles; this frees the lease if it cannot."""
+        if self.id:
+            self._background.spawn(self._settle_again(used_tokens, wait_s=ABANDONED_AFTER_S))
+
+    async def _free(self) -> None:
+        try:
+            await self._ledger.release(self.id)
+        except LedgerError:
+            log.debug("lease %s was not there to release", self.id)
+
+    async def _settle_again(self, used_tokens: int, *, wait_s: float = 0.0) -> None:
+        for pause_s in (wait_s, 0.5, 2.0, 8.0):
+            await asyncio.sleep(pause_s)
+            try:
+                await self._ledger.settle(self.id, used_tokens)
+            except StoreUnavailable:
+                continue
+            except LeaseNotOpen:
+                log.debug("lease %s was not open to settle", self.id)
+            return
+        log.error("lease %s could not be settled: the store does not answer; it will expire", self.id)

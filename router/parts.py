@@ -1,0 +1,50 @@
+"""What a pipeline is made of, behind the protocols it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from classifier.predictor import Prediction
+
+from policies.keys import KeyRing
+from policies.ledger import Ledger
+from policies.limits import LimitUsage
+from policies.schema import Limits, Policy
+from router.cache import Cache
+from router.tiers import TierClient
+
+
+class Classifier(Protocol):
+    """p(success) and tokens of every arm it knows, in process or on its own deployment."""
+
+    async def predict(self, messages: list[dict[str, str]]) -> Prediction: ...
+
+
+class RateLimits(Protocol):
+    async def admit(
+        self, tenant: str, limits: Limits, *, slot_id: str, tokens: int, slot_ttl_s: float
+    ) -> LimitUsage: ...
+
+    async def release_slot(self, tenant: str, limits: Limits, slot_id: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pipeline is made of.
+
+    `prompt_bytes_per_token` estimates prompts before a tokenizer has seen them: 1 is an upper bound, about
+    3 is right for most text where tiers count exactly and ask for more when it was too little.
+    """
+
+    policy: Policy
+    keys: KeyRing
+    classifier: Classifier
+    ledger: Ledger
+    limits: RateLimits
+    tiers: TierClient
+    cache: Cache | None
+    cache_secret: bytes
+    engine_models: str
+    lease_ttl_s: float = 60.0
+    prompt_bytes_per_token: float = 3.0

@@ -1,0 +1,127 @@
+"""The service behind the HTTP layer: authenticates, and runs each request as a visit it owns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from policies.errors import StoreUnavailable
+from policies.schema import TenantPolicy
+from router.background import Background
+from router.errors import AuthenticationFailed
+from router.flight import SingleFlight
+from router.parts import Parts
+from router.request import Caller, Reply, ReplyEvent, ReplyStream, RouteRequest
+from router.visit import AUTO, Visit
+
+
+class Pipeline:
+    """Serves requests (`router.request.Service`)."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._flights: SingleFlight[Reply] = SingleFlight()
+        self._background = Background()
+
+    async def aclose(self) -> None:
+        await self._background.aclose()
+
+    # -- the service
+
+    def authenticate(self, bearer: str | None) -> Caller:
+        found = self._parts.keys.lookup(bearer) if bearer else None
+        if found is None:
+            raise AuthenticationFailed(
+                "the API key is unknown; send a valid one as `Authorization: Bearer KEY`"
+            )
+        return Caller(*found)
+
+    async def complete(self, caller: Caller, request: RouteRequest) -> Reply:
+        work = asyncio.create_task(self._visit(caller, request).reply(None))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+
+    async def stream(self, caller: Caller, request: RouteRequest) -> ReplyStream:
+        visit = self._visit(caller, request)
+        events: asyncio.Queue[ReplyEvent | None] = asyncio.Queue()
+        work = asyncio.create_task(visit.reply(events.put_nowait))
+        work.add_done_callback(lambda _: events.put_nowait(None))
+        started = asyncio.create_task(visit.started.wait())
+        try:
+            await asyncio.wait({work, started}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done() and not visit.started.is_set():
+                work.result()  # raises the refusal
+        except BaseException:
+            work.cancel()
+            raise
+        finally:
+            started.cancel()
+        return ReplyStream(
+            id=visit.id,
+            created_s=visit.created_s,
+            model=request.model,
+            limits=visit.limits,
+            head=visit.head(),
+            events=_Events(work, events),
+        )
+
+    async def explain(self, caller: Caller, request: RouteRequest) -> Mapping[str, Any]:
+        return await self._visit(caller, request).explain()
+
+    def models(self, caller: Caller) -> tuple[str, ...]:
+        tenant = self._tenant(caller)
+        return (AUTO, *(tier for tier in self._parts.tiers.names if tier in tenant.tiers))
+
+    async def ready(self) -> Mapping[str, str]:
+        tiers = self._parts.tiers
+        found = await asyncio.gather(*(tiers.healthy(tier) for tier in tiers.names))
+        state = {
+            f"tier {name}": "ok" if well else "does not answer"
+            for name, well in zip(tiers.names, found, strict=True)
+        }
+        try:
+            await self._parts.ledger.peek("readiness", [("tenant", {"minute": None})])
+            state["budget store"] = "ok"
+        except StoreUnavailable:
+            state["budget store"] = "does not answer"
+        return state
+
+    # -- one request
+
+    def _visit(self, caller: Caller, request: RouteRequest) -> Visit:
+        return Visit(self._parts, self._flights, self._background, caller, self._tenant(caller), request)
+
+    def _tenant(self, caller: Caller) -> TenantPolicy:
+        tenant = self._parts.policy.tenants.get(caller.tenant)
+        if tenant is None:
+            raise AuthenticationFailed("the key's tenant is not in the policy any more; ask the operator")
+        return tenant
+
+
+class _Events:
+    """The events of a visit. Not a generator: closing one that was never started would do nothing."""
+
+    def __init__(self, work: asyncio.Task[Reply], events: asyncio.Queue[ReplyEvent | None]) -> None:
+        self._work = work
+        self._events = events
+        self._ended = False
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> ReplyEvent:
+        if self._ended:
+            raise StopAsyncIteration
+        event = await self._events.get()
+        if event is None:
+            self._ended = True
+            return self._work.result()
+        return event
+
+    async def aclose(self) -> None:
+        """The caller is gone, or has read all; the visit settles by itself."""
+        self._work.cancel()

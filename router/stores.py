@@ -1,0 +1,32 @@
+"""Which stores a process uses: the environment first, then the configuration."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+
+from router.config import AppConfig
+
+log = logging.getLogger(__name__)
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+def redis_url(config: AppConfig) -> str:
+    """Where budgets are kept: REDIS_URL, else the configuration's, else a Redis on this machine."""
+    return os.environ.get("REDIS_URL") or config.redis_url or DEFAULT_REDIS_URL
+
+
+def cache_redis_url(config: AppConfig) -> str:
+    """Where answers are kept: CACHE_REDIS_URL, else the configuration's, else with the budgets."""
+    return os.environ.get("CACHE_REDIS_URL") or config.cache_redis_url or redis_url(config)
+
+
+def cache_secret() -> bytes:
+    """ACR_CACHE_SECRET, which all ingress replicas must share; without it each replica has its own."""
+    text = os.environ.get("ACR_CACHE_SECRET")
+    if text:
+        return text.encode()
+    log.warning("ACR_CACHE_SECRET is not set: replicas of the ingress will not share cached answers")
+    return secrets.token_bytes(32)

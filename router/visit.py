@@ -1,0 +1,345 @@
+"""The life of one request, top to bottom: limits, cache, classify, plan, reserve, tier, settle, reply.
+
+No Ray and no HTTP in here. The pipeline runs each visit in a task of its own, so that what must happen at its
+end (settle, free the slot) happens even when whoever asked is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from backends.task import TextDelta
+from classifier.predictor import Prediction
+from policies.errors import BudgetDenied, StoreUnavailable
+from policies.ledger import tightest
+from policies.plan import ArmEstimate, Ask, Plan
+from policies.planner import make_plan
+from policies.schema import TenantPolicy
+from router.background import Background
+from router.cache import as_hit, cache_key, decode_reply, encode_reply
+from router.cancellation import heeding_cancellation
+from router.errors import ModelNotFound
+from router.execution import Execution, Outcome
+from router.flight import SingleFlight
+from router.lease import Lease
+from router.parts import Parts
+from router.request import Caller, Choice, LimitState, Receipt, Reply, ReplyEvent, RouteRequest
+from router.translate import caller_errors, limit_state
+
+AUTO = "auto"
+THINK_TOKENS = 48  # what strategies add to a prompt that is to think aloud
+TURN_TOKENS = 8  # what a chat template adds to a turn
+SLOT_GRACE_S = 30.0
+
+Emit = Callable[[ReplyEvent], None] | None
+
+
+class Visit:
+    """One request on its way through; its methods are the stations, in order."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        flights: SingleFlight[Reply],
+        background: Background,
+        caller: Caller,
+        tenant: TenantPolicy,
+        request: RouteRequest,
+    ) -> None:
+        self._parts = parts
+        self._flights = flights
+        self._background = background
+        self._caller = caller
+        self._tenant = tenant
+        self._request = request
+        self._began = time.perf_counter()
+        self._slot_id = secrets.token_hex(8)
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.decision_id = f"dec-{secrets.token_hex(12)}"
+        self.created_s = int(time.time())
+        self.limits = LimitState()
+        self.started = asyncio.Event()
+
+    def head(self) -> dict[str, str]:
+        """Headers that are known before the first token."""
+        return {"x-acr-policy": self._parts.policy.version, "x-acr-decision-id": self.decision_id}
+
+    async def reply(self, emit: Emit) -> Reply:
+        with caller_errors():
+            try:
+                await self._admit()
+                reply = await self._from_cache_or_tiers(emit)
+            finally:
+                self._background.spawn(self._release_slot())
+        return replace(
+            reply,
+            id=self.id,
+            created_s=self.created_s,
+            model=self._request.model,
+            limits=self.limits,
+            receipt=replace(reply.receipt, decision_id=self.decision_id),
+        )
+
+    async def explain(self) -> Mapping[str, Any]:
+        """The same stations up to the plan; nothing is counted, reserved or spent."""
+        with caller_errors():
+            prediction = await self._predict()
+            gauges = await self._parts.ledger.peek(self._caller.tenant, self._scopes())
+            tight = tightest(gauges)
+            plan = self._plan(
+                prediction, tight.remaining if tight else None, tight.reset_s if tight else None
+            )
+        return {
+            "tenant": self._caller.tenant,
+            "policy_version": self._parts.policy.version,
+            "classifier_version": prediction.version,
+            "difficulty": prediction.difficulty,
+            "prompt_tokens_estimate": self._prompt_tokens(),
+            "arms": {
+                name: {"p": estimate.p, "tokens": estimate.tokens, "tokens_high": estimate.tokens_high}
+                for name, estimate in self._estimates(prediction).items()
+            },
+            "plan": plan,
+            "budgets": gauges,
+        }
+
+    # -- stations
+
+    async def _admit(self) -> None:
+        """Rate limits and the concurrency slot. Raises LimitExceeded."""
+        try:
+            usage = await heeding_cancellation(
+                self._parts.limits.admit(
+                    self._caller.tenant,
+                    self._tenant.limits,
+                    slot_id=self._slot_id,
+                    tokens=self._prompt_tokens(),
+                    slot_ttl_s=self._tenant.deadline_s.cap + SLOT_GRACE_S,
+                )
+            )
+        except StoreUnavailable:
+            if self._tenant.on_store_error == "deny":
+                raise
+            return
+        self.limits = limit_state(usage)
+
+    async def _release_slot(self) -> None:
+        await self._parts.limits.release_slot(self._caller.tenant, self._tenant.limits, self._slot_id)
+
+    async def _from_cache_or_tiers(self, emit: Emit) -> Reply:
+        key = self._cache_key()
+        cache = self._parts.cache
+        if key is None or cache is None:
+            return await self._from_tiers(emit, "bypass")
+        if self._request.cache_mode == "default" and (stored := await cache.get(key, self._caller.tenant)):
+            reply = decode_reply(stored)
+            if reply is not None:
+                return await self._hit(reply, emit)
+        if self._request.cache_mode != "default":
+            reply = await self._from_tiers(emit, "bypass")
+            self._store(key, reply)
+            return reply
+        async with self._flights.join(key) as seat:
+            if not seat.leads:
+                return await self._hit(seat.value, emit)
+            reply = await self._from_tiers(emit, "miss")
+            if _storable(reply):
+                seat.land(reply)
+        self._store(key, reply)
+        return reply
+
+    async def _hit(self, stored: Reply, emit: Emit) -> Reply:
+        """An answer that is there already; it costs what the policy says."""
+        charge = self._tenant.cache.hit_charge_tokens
+        remaining = None
+        if charge:
+            lease = self._lease()
+            await lease.reserve(self._scopes(), charge)
+            await lease.settle(charge)
+            remaining = lease.remaining_tokens
+        reply = as_hit(stored, charged_tokens=charge, budget_remaining=remaining)
+        reply = replace(reply, receipt=replace(reply.receipt, overhead_ms=self._elapsed_ms()))
+        self.started.set()
+        if emit is not None:
+            emit(TextDelta(reply.choices[0].text))
+        return reply
+
+    async def _from_tiers(self, emit: Emit, cache: Literal["miss", "bypass"]) -> Reply:
+        prediction = await self._predict()
+        lease = self._lease()
+        plan = await self._reserve(lease, prediction)
+        self.started.set()
+        execution = Execution(self._parts.tiers, plan, self._request, lease, self._caller.tenant)
+        try:
+            outcome = await execution.run(emit)
+        except asyncio.CancelledError:
+            if execution.in_flight:
+                lease.settle_abandoned(execution.spend.total)
+            else:
+                self._background.spawn(lease.settle(execution.spend.total))
+            raise
+        except Exception:
+            await lease.settle(execution.spend.total)
+            raise
+        # The answer is there: what is owed for it is charged even if the caller leaves right now.
+        charged = await asyncio.shield(self._background.spawn(lease.settle(outcome.spend.total)))
+        return self._bill(outcome, plan, prediction, lease, charged, cache, execution.tier_seconds)
+
+    async def _predict(self) -> Prediction:
+        messages = [{"role": m.role, "content": m.content} for m in self._request.messages]
+        return await self._parts.classifier.predict(messages)
+
+    async def _reserve(self, lease: Lease, prediction: Prediction) -> Plan:
+        """Plan as if the budget sufficed; where it does not, plan again with what is left."""
+        plan = self._plan(prediction, None, None)
+        try:
+            await lease.reserve(self._scopes(), plan.start.budget_tokens)
+        except BudgetDenied as denied:
+            plan = self._plan(prediction, denied.remaining, denied.retry_after_s)
+            await lease.reserve(self._scopes(), plan.start.budget_tokens)
+        except StoreUnavailable:
+            if self._tenant.on_store_error == "deny":
+                raise
+            lease.unmetered()
+            if self._tenant.on_store_error == "degrade":
+                plan = replace(self._plan(prediction, None, None, only=frozenset({"direct"})), degraded=True)
+            lease.held_tokens = plan.start.budget_tokens
+        return plan
+
+    def _plan(
+        self,
+        prediction: Prediction,
+        remaining_tokens: int | None,
+        retry_after_s: float | None,
+        only: frozenset[str] | None = None,
+    ) -> Plan:
+        request = self._request
+        if request.model != AUTO and request.model not in self._parts.tiers.names:
+            known = ", ".join((AUTO, *self._parts.tiers.names))
+            raise ModelNotFound(f"there is no model {request.model!r}; ask for one of {known}", param="model")
+        ask = Ask(
+            prompt_tokens=self._prompt_tokens(),
+            tier=None if request.model == AUTO else request.model,
+            effort=request.effort,
+            strategy=request.strategy,
+            max_samples=request.max_samples,
+            max_completion_tokens=request.max_completion_tokens,
+            max_total_tokens=request.max_total_tokens,
+            deadline_s=request.deadline_s,
+            min_quality=request.min_quality,
+            allow_degrade=request.allow_degrade,
+            choices=request.n,
+        )
+        return make_plan(
+            ask,
+            self._tenant,
+            self._parts.policy,
+            self._estimates(prediction),
+            remaining_tokens=remaining_tokens,
+            available_tiers=only or frozenset(self._parts.tiers.names),
+            retry_after_s=retry_after_s,
+        )
+
+    def _estimates(self, prediction: Prediction) -> dict[str, ArmEstimate]:
+        return {
+            arm: ArmEstimate(prediction.p[arm], prediction.tokens[arm], prediction.tokens_high[arm])
+            for arm in self._parts.policy.arms
+            if arm in prediction.p
+        }
+
+    def _lease(self) -> Lease:
+        return Lease(self._parts.ledger, self._caller.tenant, self._parts.lease_ttl_s, self._background)
+
+    def _scopes(self) -> list[tuple[str, dict[str, int | None]]]:
+        return self._tenant.scopes(self._caller.key_id)
+
+    def _prompt_tokens(self) -> int:
+        size = sum(len(m.content.encode()) for m in self._request.messages)
+        turns = (len(self._request.messages) + 1) * TURN_TOKENS
+        return int(size / self._parts.prompt_bytes_per_token) + turns + THINK_TOKENS
+
+    # -- cache
+
+    def _cache_key(self) -> str | None:
+        """The key if this request may be answered from the cache or stored in it."""
+        mode = self._tenant.cache.mode
+        wanted = mode == "all" or (mode == "deterministic" and self._request.temperature == 0)
+        if not wanted or self._request.cache_mode == "no-store":
+            return None
+        return cache_key(
+            self._parts.cache_secret,
+            tenant=self._caller.tenant,
+            policy_version=self._parts.policy.version,
+            ceiling=f"{self._tenant.max_effort}:{self._request.effort or self._tenant.default_effort}",
+            engine_models=self._parts.engine_models,
+            request=self._request,
+        )
+
+    def _store(self, key: str, reply: Reply) -> None:
+        if self._parts.cache is not None and _storable(reply):
+            ttl_s = float(self._tenant.cache.ttl_s)
+            self._background.spawn(
+                self._parts.cache.put(key, self._caller.tenant, encode_reply(reply), ttl_s)
+            )
+
+    # -- the bill
+
+    def _elapsed_ms(self) -> float:
+        return (time.perf_counter() - self._began) * 1000.0
+
+    def _bill(
+        self,
+        outcome: Outcome,
+        plan: Plan,
+        prediction: Prediction,
+        lease: Lease,
+        charged_tokens: int,
+        cache: Literal["miss", "bypass"],
+        tier_seconds: float,
+    ) -> Reply:
+        result = outcome.result
+        receipt = Receipt(
+            decision_id=self.decision_id,
+            lease_id=lease.id or None,
+            arms_tried=outcome.arms_tried,
+            tier=outcome.step.tier,
+            strategy=result.strategy,
+            samples_planned=result.planned,
+            samples_used=outcome.used,
+            samples_cancelled=outcome.cancelled,
+            stop_reason=result.stop_reason,
+            confidence=result.confidence,
+            difficulty=prediction.difficulty,
+            spend=outcome.spend,
+            charged_tokens=charged_tokens,
+            saved_tokens=0,
+            gpu_seconds=outcome.gpu_seconds,
+            flops=outcome.flops,
+            cost_usd=outcome.cost_usd,
+            cache=cache,
+            degraded=outcome.degraded,
+            verified=result.verified,
+            reasons=outcome.reasons,
+            policy_version=self._parts.policy.version,
+            classifier_version=prediction.version,
+            engine_model=result.engine_model,
+            overhead_ms=self._elapsed_ms() - tier_seconds * 1000.0,
+            budget_remaining=lease.remaining_tokens,
+            answer=result.answer,
+        )
+        choices = tuple(Choice(text, result.finish) for text in result.texts)
+        return Reply(self.id, self.created_s, self._request.model, choices, receipt, self.limits)
+
+
+def _storable(reply: Reply) -> bool:
+    """Whole answers only: never a degraded or truncated one, and never one that the deadline cut."""
+    receipt = reply.receipt
+    whole = all(choice.finish_reason == "stop" for choice in reply.choices)
+    return (
+        whole and not receipt.degraded and receipt.stop_reason not in ("deadline", "budget", "engine_error")
+    )

@@ -1,0 +1,462 @@
+"""What OpenAIHTTPEngine makes of servers that fail, lie or stop in the middle; no socket is opened."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+import pytest
+
+from backends.engines.base import Chunk, Completion, Generation, Message, Sampling
+from backends.engines.config import OpenAIHTTPConfig
+from backends.engines.openai_http import OpenAIHTTPEngine
+from backends.engines.sse import MAX_EVENT_BYTES
+from backends.errors import ContextOverflow, EngineProtocolError, EngineUnavailable, StrategyUnsupported
+
+SECRET = "the caller's own words"
+MESSAGES = (Message("system", "Be brief."), Message("user", SECRET))
+USAGE = {"prompt_tokens": 20, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 16}}
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def delta(text: str | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish, **more}]}
+
+
+def usage(**counts: Any) -> dict[str, Any]:
+    return {"choices": [], "usage": {**USAGE, **counts}}
+
+
+GOOD = [delta("Two"), delta(" plus"), delta("", "stop"), usage()]
+
+
+def sse(events: list[Any], done: bool = True) -> bytes:
+    lines = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events)
+    return (lines + ("data: [DONE]\n\n" if done else "")).encode()
+
+
+def streams(events: list[Any], done: bool = True) -> Handler:
+    return lambda _: httpx.Response(
+        200, content=sse(events, done), headers={"content-type": "text/event-stream"}
+    )
+
+
+async def connect(handler: Handler, **config: Any) -> OpenAIHTTPEngine:
+    fields = {"base_url": "http://server/v1", "model": "m", "context_tokens": 4096, **config}
+    engine = OpenAIHTTPEngine(OpenAIHTTPConfig(**fields), transport=httpx.MockTransport(handler))
+    await engine.start()
+    return engine
+
+
+async def run(
+    engine: OpenAIHTTPEngine, sampling: Sampling | None = None, prefix: str = "", cache_scope: str = ""
+) -> tuple[list[Chunk], Completion]:
+    generation = Generation(MESSAGES, sampling or Sampling(16), prefix, cache_scope)
+    async with aclosing(engine.generate(generation)) as items:
+        *chunks, done = [item async for item in items]
+    assert isinstance(done, Completion)
+    return chunks, done  # type: ignore[return-value]
+
+
+async def answer(handler: Handler, **config: Any) -> Completion:
+    return (await run(await connect(handler, **config)))[1]
+
+
+async def test_a_good_reply_is_a_completion() -> None:
+    engine = await connect(streams(GOOD))
+    chunks, done = await run(engine)
+    assert chunks == [Chunk("Two", 1), Chunk(" plus", 2)]
+    assert done == Completion("Two plus", "stop", prompt_tokens=20, completion_tokens=3, cached_tokens=16)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [],
+        [delta("Two")],
+        [delta("Two"), usage()],
+        [delta("Two"), delta(None, "stop")],
+        [delta("Two", "stop"), {"choices": [], "usage": None}],
+        [delta("Two", "stop"), usage(prompt_tokens=0)],
+        [delta("Two", "stop"), usage(prompt_tokens=-1)],
+        [delta("Two", "stop"), usage(prompt_tokens="20")],
+        [delta("Two", "stop"), usage(completion_tokens=0)],
+        [delta("Two", "stop"), usage(completion_tokens=None)],
+        [delta("Two", "content_filter"), usage()],
+        [delta("Two", "tool_calls"), usage()],
+        [{"choices": "none"}],
+        [{"choices": [{"delta": "Two"}]}],
+        [{"choices": [{"delta": {"content": 5}}]}],
+        [{"choices": [7]}],
+        [delta("Two", logprobs={"content": [{}]})],
+        [delta("Two", logprobs={"content": 4})],
+        [{"usage": {"completion_tokens": "many"}}],
+        [["a", "list"]],
+        ["text"],
+        [None],
+    ],
+)
+async def test_what_is_no_completion_is_a_protocol_error(events: list[Any]) -> None:
+    with pytest.raises(EngineProtocolError):
+        await answer(streams(events))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"<html>welcome</html>",
+        b"data: {not json}\n\n",
+        b'data: {"a": \n\n',
+        b"data: \xff\xfe\n\n",
+    ],
+)
+async def test_bodies_that_are_no_stream_are_a_protocol_error(body: bytes) -> None:
+    with pytest.raises(EngineProtocolError):
+        await answer(lambda _: httpx.Response(200, content=body))
+
+
+async def test_a_line_without_end_is_given_up() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(2 * MAX_EVENT_BYTES // 65536):
+            yield b"x" * 65536
+        raise AssertionError("read to the end")
+
+    with pytest.raises(EngineProtocolError, match="bytes"):
+        await answer(lambda _: httpx.Response(200, content=endless()))
+
+
+async def test_text_that_came_before_the_failure_was_seen() -> None:
+    engine = await connect(streams([delta("Two"), delta(" plus")], done=False))
+    items = engine.generate(Generation(MESSAGES, Sampling(16)))
+    assert await anext(items) == Chunk("Two", 1)
+    assert await anext(items) == Chunk(" plus", 2)
+    with pytest.raises(EngineProtocolError, match="cut off"):
+        await anext(items)
+
+
+async def test_keepalives_other_fields_and_split_bytes_are_read() -> None:
+    events = [delta("día 日"), delta("\u2028 x \x85"), delta("", "length"), usage()]
+    body = b": ping\n\nevent: message\nid: 4\n" + sse(events).replace(b"\n", b"\r\n")
+
+    async def drip() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), 3):
+            yield body[at : at + 3]
+
+    done = await answer(lambda _: httpx.Response(200, content=drip()))
+    assert (done.text, done.finish) == ("día 日\u2028 x \x85", "length")
+
+
+async def test_a_stream_may_end_without_done_or_a_last_newline() -> None:
+    body = sse(GOOD, done=False).rstrip(b"\n")
+    assert (await answer(lambda _: httpx.Response(200, content=body))).text == "Two plus"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (500, {"message": "boom"}),
+        (502, {}),
+        (503, {"type": "unavailable_error"}),
+        (429, {"code": "rate_limit_exceeded"}),
+        (408, {}),
+        (401, {"code": "invalid_api_key"}),
+        (403, {}),
+        (404, {"code": "model_not_found"}),
+    ],
+)
+async def test_failing_or_misconfigured_is_unavailable(status: int, error: dict[str, str]) -> None:
+    with pytest.raises(EngineUnavailable, match=str(status)):
+        await answer(lambda _: httpx.Response(status, json={"error": error}))
+
+
+@pytest.mark.parametrize("status", [400, 405, 422, 301, 302])
+async def test_other_statuses_are_a_protocol_error(status: int) -> None:
+    with pytest.raises(EngineProtocolError, match=str(status)):
+        await answer(lambda _: httpx.Response(status, json={"error": {"message": "no"}}))
+
+
+@pytest.mark.parametrize("body", [b"<html>bad gateway</html>", b"", b"[1]", b'{"error": "text"}', b"null"])
+async def test_an_error_page_of_a_proxy_is_understood_by_its_status(body: bytes) -> None:
+    with pytest.raises(EngineUnavailable):
+        await answer(lambda _: httpx.Response(502, content=body))
+
+
+OVERFLOWS = {
+    "openai": {
+        "message": "This model's maximum context length is 4096 tokens. However, your messages "
+        "resulted in 5000 tokens.",
+        "type": "invalid_request_error",
+        "code": "context_length_exceeded",
+    },
+    "vllm": {
+        "message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens "
+        "(4990 in the messages, 10 in the completion).",
+        "type": "BadRequestError",
+        "code": 400,
+    },
+    "llamacpp": {
+        "message": "request (5000 tokens) exceeds the available context size (4096 tokens)",
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": 5000,
+        "n_ctx": 4096,
+    },
+}
+
+
+@pytest.mark.parametrize("server", OVERFLOWS)
+async def test_a_prompt_too_long_is_a_context_overflow(server: str) -> None:
+    with pytest.raises(ContextOverflow) as caught:
+        await answer(lambda _: httpx.Response(400, json={"error": OVERFLOWS[server]}))
+    assert (caught.value.prompt_tokens, caught.value.context_tokens) == (5000, 4096)
+
+
+async def test_vllm_errors_without_an_envelope_are_read_too() -> None:
+    with pytest.raises(ContextOverflow):
+        await answer(lambda _: httpx.Response(400, json={"object": "error", **OVERFLOWS["vllm"]}))
+
+
+async def test_an_overflow_without_numbers_reports_the_bound() -> None:
+    with pytest.raises(ContextOverflow) as caught:
+        await answer(lambda _: httpx.Response(400, json={"error": {"code": "context_length_exceeded"}}))
+    assert caught.value.prompt_tokens >= len(SECRET)
+
+
+async def test_an_error_inside_the_stream_is_unavailable() -> None:
+    events = [delta("Two"), {"error": {"message": SECRET, "type": "server_error", "code": 500}}]
+    with pytest.raises(EngineUnavailable, match="server_error") as caught:
+        await answer(streams(events))
+    assert SECRET not in str(caught.value)
+
+
+async def test_no_error_repeats_the_callers_words() -> None:
+    for status in (400, 404, 422, 429, 500):
+        error = {"message": f"cannot parse {SECRET}", "type": f"bad {SECRET}", "code": SECRET}
+        with pytest.raises((EngineUnavailable, EngineProtocolError)) as caught:
+            await answer(lambda _, s=status, e=error: httpx.Response(s, json={"error": e}))
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx.ConnectError("refused"),
+        httpx.ConnectTimeout("slow"),
+        httpx.ReadTimeout("stalled"),
+        httpx.ReadError("reset"),
+        httpx.RemoteProtocolError("peer closed connection without sending complete message body"),
+        httpx.PoolTimeout("busy"),
+    ],
+)
+async def test_transport_errors_are_unavailable(failure: httpx.TransportError) -> None:
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise failure
+
+    engine = await connect(fail, dialect="vllm")
+    assert not await engine.healthy()
+    with pytest.raises(EngineUnavailable):
+        await run(engine)
+    with pytest.raises(EngineUnavailable):
+        await engine.count_prompt_tokens(MESSAGES)
+
+
+async def test_a_connection_that_breaks_in_the_middle_is_unavailable() -> None:
+    async def breaks() -> AsyncIterator[bytes]:
+        yield sse([delta("Two")], done=False)
+        raise httpx.ReadError("reset")
+
+    with pytest.raises(EngineUnavailable):
+        await answer(lambda _: httpx.Response(200, content=breaks()))
+
+
+class Endless(httpx.AsyncByteStream):
+    """A body that never ends and notes that it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield sse([delta("Two")], done=False)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def test_closing_the_iterator_closes_the_response() -> None:
+    body = Endless()
+    engine = await connect(lambda _: httpx.Response(200, stream=body))
+    items = engine.generate(Generation(MESSAGES, Sampling(16)))
+    await anext(items)
+    assert not body.closed
+    await items.aclose()
+    assert body.closed
+
+
+async def test_cancelling_is_not_an_engine_error() -> None:
+    async def hangs(_: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    engine = await connect(hangs)  # type: ignore[arg-type]
+    task = asyncio.create_task(run(engine))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+class Recorder:
+    """Answers everything well and keeps what was asked."""
+
+    def __init__(self, reply: list[Any] | None = None) -> None:
+        self.reply = reply or GOOD
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        replies = {
+            "/tokenize": {"count": 21, "tokens": list(range(22))},
+            "/apply-template": {"prompt": "<user>"},
+        }
+        if request.url.path in replies:
+            return httpx.Response(200, json=replies[request.url.path])
+        return httpx.Response(200, content=sse(self.reply))
+
+    def body(self, index: int = -1) -> dict[str, Any]:
+        parsed = json.loads(self.requests[index].content)
+        assert isinstance(parsed, dict)
+        return parsed
+
+
+async def test_an_openai_request_holds_standard_fields_only() -> None:
+    seen = Recorder()
+    await run(await connect(seen), Sampling(16, 0.5, 0.9, seed=7, stop=("\n",)), cache_scope="tenant")
+    assert str(seen.requests[0].url) == "http://server/v1/chat/completions"
+    assert seen.body() == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": SECRET}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 16,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 7,
+        "stop": ["\n"],
+    }
+
+
+async def test_newer_openai_models_want_another_field() -> None:
+    seen = Recorder()
+    await run(await connect(seen, max_tokens_field="max_completion_tokens", logprobs=True))
+    assert seen.body()["max_completion_tokens"] == 16
+    assert seen.body()["logprobs"] is True
+    assert "max_tokens" not in seen.body()
+    assert "seed" not in seen.body()
+
+
+async def test_a_vllm_request_continues_salts_and_counts() -> None:
+    seen = Recorder()
+    await run(await connect(seen, dialect="vllm"), prefix="Step one.\n", cache_scope="tenant")
+    body = seen.body()
+    assert body["messages"][-1] == {"role": "assistant", "content": "Step one.\n"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert body["cache_salt"] == "tenant"
+    assert body["logprobs"] is True
+    assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    await run(await connect(seen, dialect="vllm"))
+    assert not {"cache_salt", "continue_final_message"} & set(seen.body())
+
+
+async def test_vllm_names_the_stop_string_and_gives_logprobs() -> None:
+    tokens = [{"content": [{"token": word, "logprob": -0.5}]} for word in ("Two", " plus", "\n")]
+    reply = [
+        {**delta("Two", logprobs=tokens[0]), "usage": {"completion_tokens": 1}},
+        {**delta(" plus", logprobs=tokens[1]), "usage": {"completion_tokens": 2}},
+        delta("", "stop", logprobs=tokens[2], stop_reason="\n"),
+        usage(),
+    ]
+    chunks, done = await run(await connect(Recorder(reply), dialect="vllm"), Sampling(16, stop=("\n", "END")))
+    assert [chunk.completion_tokens for chunk in chunks] == [1, 2]
+    assert done.stop_string == "\n"
+    assert done.logprobs == (-0.5, -0.5, -0.5)
+
+
+@pytest.mark.parametrize("reason", [None, 2, "</s>", ["\n"]])
+async def test_a_stop_reason_that_the_caller_did_not_name_is_the_models_own_end(reason: object) -> None:
+    reply = [delta("Two"), delta("", "stop", stop_reason=reason), usage()]
+    _, done = await run(await connect(Recorder(reply), dialect="vllm"), Sampling(16, stop=("\n",)))
+    assert done.stop_string is None
+
+
+async def test_logprobs_that_miss_tokens_are_dropped() -> None:
+    reply = [delta("Two", logprobs={"content": [{"logprob": -1.0}]}), delta("", "stop"), usage()]
+    assert (await answer(Recorder(reply), logprobs=True)).logprobs == ()
+
+
+async def test_more_cached_than_prompt_tokens_are_not_believed() -> None:
+    done = await answer(streams([delta("Two", "stop"), usage(prompt_tokens_details={"cached_tokens": 99})]))
+    assert done.cached_tokens == 20
+    assert (
+        await answer(streams([delta("Two", "stop"), usage(prompt_tokens_details=None)]))
+    ).cached_tokens == 0
+
+
+async def test_prompts_are_counted_as_the_dialect_can() -> None:
+    seen = Recorder()
+    assert await (await connect(seen, dialect="vllm")).count_prompt_tokens(MESSAGES, "Two") == 21
+    assert str(seen.requests[-1].url) == "http://server/tokenize"
+    assert seen.body()["continue_final_message"] is True
+    assert await (await connect(seen, dialect="llamacpp")).count_prompt_tokens(MESSAGES) == 22
+    assert [request.url.path for request in seen.requests[-2:]] == ["/apply-template", "/tokenize"]
+    before = len(seen.requests)
+    text = len(b"Be brief.") + len(SECRET.encode()) + len("é".encode())
+    assert await (await connect(seen)).count_prompt_tokens(MESSAGES, "é") == text + 2 * 8 + 64
+    assert await (await connect(seen, template_tokens=0)).count_prompt_tokens(MESSAGES) == text - 2 + 16
+    assert len(seen.requests) == before
+
+
+@pytest.mark.parametrize("reply", [{}, {"count": "many"}, {"count": 0}, {"count": None}])
+async def test_a_count_that_is_none_is_a_protocol_error(reply: dict[str, object]) -> None:
+    engine = await connect(lambda _: httpx.Response(200, json=reply), dialect="vllm")
+    with pytest.raises(EngineProtocolError):
+        await engine.count_prompt_tokens(MESSAGES)
+
+
+async def test_a_plain_openai_server_cannot_continue_a_prefix() -> None:
+    seen = Recorder()
+    with pytest.raises(StrategyUnsupported, match="dialect"):
+        await run(await connect(seen), prefix="Two")
+    assert seen.requests == []
+
+
+async def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(EngineUnavailable, match="SOME_KEY"):
+        await connect(Recorder(), api_key_env="SOME_KEY")
+    monkeypatch.setenv("SOME_KEY", "k-1")
+    seen = Recorder()
+    await run(await connect(seen, api_key_env="SOME_KEY"))
+    assert seen.requests[0].headers["authorization"] == "Bearer k-1"
+    await run(await connect(seen))
+    assert "authorization" not in seen.requests[1].headers
+
+
+async def test_health_is_the_list_of_models() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200 if request.url.path == "/v1/models" else 500)
+
+    engine = await connect(handler)
+    assert await engine.healthy()
+    await engine.start()  # starting twice changes nothing
+    assert await engine.healthy()
+    await engine.aclose()
+    assert not await engine.healthy()
+    with pytest.raises(EngineUnavailable, match="aclose"):
+        await run(engine)
