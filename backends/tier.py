@@ -30,7 +30,9 @@ class Tier:
     bookkeeping on its own. Health is the engine's alone; a replica must not die because a store does.
     """
 
-    async def __init__(self, make_runner: MakeRunner, ready_timeout_s: float = 600.0) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, make_runner: MakeRunner, ready_timeout_s: float = 600.0
+    ) -> None:
         self._runner = await make_runner()
         await self._runner.start()
         await self._until_well(ready_timeout_s)

@@ -63,9 +63,7 @@ class Assembly:
                 ledger=RedisLedger(self._budgets),
                 limits=RedisLimits(self._budgets),
                 tiers=self._tiers,
-                cache=RedisCache(self._answers, self._secret, cache.max_value_bytes)
-                if cache.enabled
-                else None,
+                cache=cache if self._config.cache.enabled else None,
                 cache_secret=self._secret,
                 engine_models=engine_models(self._config),
                 lease_ttl_s=self._config.lease_ttl_s,

@@ -9,7 +9,8 @@ Serve writes the configuration and runs `haproxy -f FILE` at the start and at ev
   without a password, and two services on one machine would clash: both go; Serve itself uses neither;
 - the admin socket is open to every user (mode 666): 600;
 - there is no limit on how long a client may take to send its headers: `timeout http-request`;
-- headers by which a caller would set Serve's timeout, or keep a request running after it left: removed;
+- headers by which a caller would set Serve's timeout, or keep a request running after it left, and
+  request ids that are no safe words (Serve echoes them as they are): removed;
 - an access log goes to UDP port 514, whoever listens there: none;
 - what HAProxy answers by itself (no replica, a replica that broke off) is plain text and always 500: the
   errors of our contract instead. Replies of the service pass as they are. Headers that cannot be parsed,
@@ -33,6 +34,7 @@ _LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost):\d+")
 _STATS_SOCKET = re.compile(r"(\s*stats socket \S+) mode 666 (level admin.*)")
 
 
+_SAFE_REQUEST_ID = "req.hdr(x-request-id) -m reg ^[A-Za-z0-9._:/+=@~-]{1,128}$"
 _SERVE_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 
 
@@ -55,6 +57,7 @@ def harden(config: str, header_timeout_s: int) -> str:
         hardened.append(line)
         if words[:1] == ["bind"]:
             hardened += [f"    http-request del-header {name}" for name in _SERVE_HEADERS]
+            hardened.append(f"    http-request del-header x-request-id if !{{ {_SAFE_REQUEST_ID} }}")
         if line.strip() == "defaults":
             hardened.append(f"    timeout http-request {header_timeout_s}s")
             hardened += [_own_error(*error) for error in _OWN_ERRORS]

@@ -126,7 +126,9 @@ class OneRequestId:
 class Ingress:
     """Serves HTTP. The application is built in the replica, so `create_app` is plain FastAPI."""
 
-    async def __init__(self, config: AppConfig, tiers: Mapping[str, Any], classifier: Any = None) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: AppConfig, tiers: Mapping[str, Any], classifier: Any = None
+    ) -> None:
         self._assembly = Assembly(config, HandleTiers(tiers), classifier)
         await self._assembly.start()
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -81,7 +80,10 @@ def local_stack(
             _deploy(steps, config.model_copy(update={"local_keys": owners}))
             _await_ready(record.base_url)
             files = {tenant: state.key_file(tenant) for tenant in tenants}
-            yield LocalStack(record.base_url, keys, files, steps.elapsed_s)
+            try:
+                yield LocalStack(record.base_url, keys, files, steps.elapsed_s)
+            finally:
+                say("stopping")
         finally:
             signals.ignore()
 
@@ -136,12 +138,11 @@ def _start_ray(stack: ExitStack, run_dir: Path) -> None:
             address="local",
             # What replicas set aside must fit, however few cores there are; threads share what there is.
             num_cpus=max(2, os.cpu_count() or 1),
-            num_gpus=0,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"worker_process_setup_hook": "router.local.bind_to_loopback"},
+            runtime_env={"worker_process_setup_hook": "router.serve_env.bind_to_loopback"},
             _temp_dir=str(run_dir / "ray"),
         )
     except (RuntimeError, OSError, ray.exceptions.RayError) as error:
@@ -155,24 +156,8 @@ def _stop_ray() -> None:
 
     with contextlib.redirect_stdout(io.StringIO()):
         if ray.is_initialized():
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
-
-
-def bind_to_loopback() -> None:
-    """Runs in every worker before it does anything: Serve's replicas listen on 127.0.0.1 only.
-
-    Each opens a port for calls between deployments on all interfaces, unpickles what comes there, and has
-    no setting for the address. The token guards it; this hides it as well.
-    """
-    from ray._common import tls_utils
-
-    add_port = tls_utils.add_port_to_grpc_server
-
-    def add_local_port(server: Any, address: str) -> Any:
-        return add_port(server, address.replace("[::]", HOST))
-
-    tls_utils.add_port_to_grpc_server = add_local_port
 
 
 def _start_serve(stack: ExitStack, port: int) -> None:

@@ -3,7 +3,7 @@
 Measured on Ray 2.60 (two cores): Serve's default proxy takes 10 ms for a request that does nothing, its
 HAProxy ingress 0.6 ms, so the local stack uses HAProxy where its binary is, made safe by `haproxy.py`.
 With these settings nothing listens beyond loopback, except one port that every Serve replica opens for
-calls between deployments; that one asks for the token below, and `local.py` binds it to loopback as well.
+calls between deployments: that one asks for the token, and `bind_to_loopback` takes it off the network.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from router import exec_child, haproxy
 from router.leftovers import STACK_ID
@@ -122,6 +124,23 @@ def write_wrapper(path: Path, binary: Path) -> Path:
     path.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
     path.chmod(0o700)
     return path
+
+
+def bind_to_loopback() -> None:
+    """Runs in every worker of the local Ray before anything else: replicas listen on 127.0.0.1 only.
+
+    Each opens a port for calls between deployments on all interfaces, unpickles what comes there, and has
+    no setting for the address. The token guards it; this hides it as well.
+    """
+    # Not an import statement: this module is for those who must not import ray yet, and stays light, for
+    # each worker loads it.
+    tls_utils = import_module("ray._common.tls_utils")
+    add_port = tls_utils.add_port_to_grpc_server
+
+    def add_local_port(server: Any, address: str) -> Any:
+        return add_port(server, address.replace("[::]", "127.0.0.1"))
+
+    tls_utils.__dict__["add_port_to_grpc_server"] = add_local_port
 
 
 @contextmanager

@@ -22,7 +22,8 @@ class LlamaCppConfig(_EngineConfig):
     `model_path` None is the pinned default model in the cache folder. `context_tokens` is what one request
     may use (prompt + completion); the key-value cache holds `parallel` times as much. `threads` None is
     every core this process may run on but one. `gpu_layers` -1 puts all layers on a GPU where the build has
-    one. `prompt_cache_mib` of main memory let one completion's prompt serve the next ones in other slots.
+    one. `prompt_cache_mib` of main memory let one completion's prompt serve the next ones in other slots; for
+    large models give it what all slots hold: parallel x context_tokens x bytes of keys and values a token.
     """
 
     kind: Literal["llamacpp"] = "llamacpp"
@@ -43,10 +44,14 @@ Dialect = Literal["openai", "vllm", "llamacpp"]
 class OpenAIHTTPConfig(_EngineConfig):
     """A server that speaks `POST {base_url}/chat/completions`.
 
-    `dialect` says what else it can do. vllm: prefixes, log-probabilities, cache salts, exact prompt counts,
-    the stop string that ended a completion. llamacpp: prefixes and exact prompt counts. openai: none of it;
-    prompts are then bounded by their bytes, and `template_tokens` is what the server's chat template may add
-    to them (a default system prompt). `api_key_env` names the environment variable that holds the key.
+    `dialect` says what else it can do.
+    vllm: prefixes, log-probabilities, cache salts, exact prompt counts, the stop string that ended a
+    completion; cached tokens if it runs with --enable-prompt-tokens-details, else all count as computed.
+    llamacpp: prefixes, exact prompt counts and cached tokens.
+    openai: none of it. Prompts are then bounded by their bytes, and `template_tokens` is what the server's
+    chat template may add to them (a default system prompt).
+
+    `api_key_env` names the environment variable that holds the key.
     """
 
     kind: Literal["openai_http"] = "openai_http"

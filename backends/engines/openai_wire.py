@@ -46,6 +46,8 @@ def chat_body(config: OpenAIHTTPConfig, generation: Generation) -> dict[str, Any
         body["logprobs"] = True
     if config.dialect == "vllm":
         body["stream_options"]["continuous_usage_stats"] = True
+        # Otherwise the model's generation_config.json adds samplers that nobody asked for.
+        body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
         if generation.cache_scope:
             body["cache_salt"] = generation.cache_scope
     if config.dialect == "llamacpp":

@@ -28,17 +28,22 @@ class BeamResult(StrategyResult):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A partial reply: its text, the calls that made it and their summed log-probabilities."""
+    """A partial reply: its text, the calls that made it, and the log-probabilities that the engine gave."""
 
     text: str = ""
     calls: tuple[Call, ...] = field(default=())
-    logprob_sum: float = 0.0
+    logprobs: tuple[float, ...] = field(default=())
     tokens: int = 0
 
     @property
+    def mean_logprob(self) -> float | None:
+        """Of the tokens that have one: an engine may leave some without."""
+        return sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
+
+    @property
     def score(self) -> float:
-        """Mean log-probability a token; -inf for an empty node."""
-        return self.logprob_sum / self.tokens if self.tokens else float("-inf")
+        """The mean log-probability; -inf where there is none."""
+        return float("-inf") if self.mean_logprob is None else self.mean_logprob
 
     def finished(self, max_tokens: int) -> bool:
         """The reply ended here: by the model, by the caller's stop string, or at `max_tokens`."""
@@ -153,8 +158,8 @@ def _child(parent: Node, call: Call) -> Node:
     return Node(
         text=parent.text + call.text + newline,
         calls=(*parent.calls, call),
-        logprob_sum=parent.logprob_sum + sum(logprobs),
-        tokens=parent.tokens + len(logprobs),
+        logprobs=(*parent.logprobs, *logprobs),
+        tokens=parent.tokens + call.completion_tokens,
     )
 
 
@@ -165,9 +170,8 @@ def _distinct(nodes: list[Node]) -> list[Node]:
 
 def _leaf(run: Run, node: Node) -> Sample:
     sample = run.as_sample(node.calls[-1], node.text)
-    tokens = sum(call.completion_tokens for call in node.calls)
     finish = "stop" if node.ended else "length"
-    return replace(sample, finish=finish, completion_tokens=tokens, mean_logprob=node.score)
+    return replace(sample, finish=finish, completion_tokens=node.tokens, mean_logprob=node.mean_logprob)
 
 
 def _weight(leaf: Sample) -> float:

@@ -36,6 +36,21 @@ QUESTIONS = (
 )
 
 
+ROWS = (
+    "question",
+    "answer",
+    "tier",
+    "strategy",
+    "samples",
+    "stop reason",
+    "tokens",
+    "cost",
+    "cache",
+    "budget left",
+)
+ANSWER_CHARS = 120
+
+
 def demo_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free port.")] = 0,
     engine: Annotated[str, typer.Option(help="llamacpp or fake.")] = "llamacpp",
@@ -65,27 +80,20 @@ def demo_command(
 
 
 def _ask_all(base_url: str, key: str) -> Table:
+    """The bill: a column a question, so that it can be read on 80 columns."""
     from openai import OpenAI
 
-    table = Table(
-        "question",
-        Column("answer", max_width=30),
-        "tier",
-        "strategy",
-        Column("samples", justify="right"),
-        "stop reason",
-        Column("tokens", justify="right"),
-        Column("cost", justify="right"),
-        "cache",
-        Column("budget left", justify="right"),
-        show_lines=True,
-    )
+    columns: list[list[str]] = []
     with OpenAI(base_url=f"{base_url}/v1", api_key=key, timeout=300.0) as client:
         for question in QUESTIONS:
             began = time.monotonic()
             text, usage = _ask(client, question)
             console.print(f"  {question.label}: {time.monotonic() - began:.1f} s")
-            _add(table, question, text, usage)
+            columns.append(_column(question, text, usage))
+    heads = [f"{q.label}{' (streamed)' if q.stream else ''}" for q in QUESTIONS]
+    table = Table("", *(Column(head, overflow="fold") for head in heads), show_lines=True)
+    for name, *values in zip(ROWS, *columns, strict=True):
+        table.add_row(name, *values)
     return table
 
 
@@ -112,19 +120,20 @@ def _usage(usage: Any) -> dict[str, Any]:
     return dict(usage.model_dump())
 
 
-def _add(table: Table, question: DemoQuestion, text: str, usage: dict[str, Any]) -> None:
+def _column(question: DemoQuestion, text: str, usage: dict[str, Any]) -> list[str]:
     compute = usage["compute"]
     samples = compute["samples"]
+    answer = " ".join(text.split())
     left = compute["budget_remaining"]
-    table.add_row(
-        f"[b]{question.label}[/b]{' (streamed)' if question.stream else ''}\n{question.text}",
-        " ".join(text.split())[:200],
+    return [
+        question.text,
+        answer if len(answer) <= ANSWER_CHARS else answer[:ANSWER_CHARS] + " ...",
         compute["tier"],
         compute["strategy"],
-        f"{samples['used']}/{samples['planned']}",
+        f"{samples['used']} of {samples['planned']}",
         compute["stop_reason"],
-        str(usage["total_tokens"]),
+        f"{usage['total_tokens']:,}",
         f"${compute['cost_usd']:.2g}",
         compute["cache"],
-        "-" if left is None else f"{left:,}",
-    )
+        "unchanged" if left is None else f"{left:,}",
+    ]

@@ -133,7 +133,7 @@ async def complete(
 
 async def becomes(subject: Subject, busy: bool) -> None:
     async with asyncio.timeout(30):
-        while bool(await subject.busy()) is not busy:  # noqa: ASYNC110  (a server's state, not ours)
+        while bool(await subject.busy()) is not busy:
             await asyncio.sleep(0.005)
 
 

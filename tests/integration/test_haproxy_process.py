@@ -230,6 +230,16 @@ async def test_callers_cannot_set_serve_s_own_headers(proxy: Proxy, app: list[by
     assert b"x-request-id: kept" in head
 
 
+@pytest.mark.parametrize("unsafe", ["two words", "x" * 129, "caf\u00e9"])
+async def test_request_ids_that_are_no_safe_words_are_dropped(
+    proxy: Proxy, app: list[bytes], unsafe: str
+) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        headers = [(b"x-request-id", unsafe.encode())]
+        await client.get(f"http://127.0.0.1:{proxy.port}/200", headers=headers)
+    assert b"x-request-id" not in app[0].lower()
+
+
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nHost: x\r\n", b"G", b""])
 def test_headers_that_do_not_come_are_not_waited_for(proxy: Proxy, sent: bytes) -> None:
     began = time.monotonic()

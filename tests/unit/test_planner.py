@@ -381,6 +381,8 @@ def test_what_never_fits_an_empty_window_is_told_so() -> None:
         plan(remaining=800, tenant=deny, max_completion_tokens=800)
     with pytest.raises(RequestTooLarge, match="the minute budget"):
         plan(remaining=1000, tenant=tenant_with(budgets={"minute": 1000}), prompt_tokens=990)
+    with pytest.raises(RequestTooLarge, match="the day budget"):  # before anybody has looked what is left
+        plan(tenant=tenant_with(budgets={"day": 1000}), prompt_tokens=990)
 
 
 def test_max_total_tokens_caps_without_degrading() -> None:
@@ -432,6 +434,20 @@ def test_a_rung_fits_into_what_the_steps_before_leave() -> None:
     assert made.steps[1].params["max_samples"] < 16
     assert sum(step.budget_tokens for step in made.steps) <= 1124 + 4500
     assert arms(plan(EASY, effort="max", remaining=1124 + 200)) == ["direct/direct"]
+
+
+def test_three_rungs_share_what_is_there() -> None:
+    three = {
+        "direct/direct": ArmEstimate(0.85, 60, 150),
+        "consistency/sc4": ArmEstimate(0.93, 500, 1100),
+        "search/beam": ArmEstimate(0.99, 900, 2000),
+    }
+    whole = plan(three, effort="max")
+    assert [step.tier for step in whole.steps] == list(TIERS)
+    left = sum(step.budget_tokens for step in whole.steps) - 1
+    made = plan(three, effort="max", remaining=left)
+    assert [step.params["max_samples"] for step in made.steps] == [1, 4, 7]
+    assert sum(step.budget_tokens for step in made.steps) <= left
 
 
 def test_a_tier_that_is_down_is_no_rung() -> None:
@@ -564,6 +580,9 @@ def test_a_plan_stays_within_every_bound(
         if ask.tier is None and ask.strategy is None:
             assert step.tier in rule.tiers
     assert [TIERS.index(s.tier) for s in made.steps] == sorted({TIERS.index(s.tier) for s in made.steps})
+    for before, after in pairwise(made.steps):
+        assert after.p > before.p
+        assert after.expected_tokens > before.expected_tokens
     assert made.reasons
 
 
