@@ -59,7 +59,7 @@ def make_plan(
         if start.max_tokens < bounds.size.max_tokens:
             reasons.append(f"{bounds.total_name} leaves {start.max_tokens} tokens for a completion")
     steps = [start]
-    if choice.ladder and needed <= room and ask.choices == 1:
+    if choice.ladder and needed <= room:
         left = min(room, bounds.total_tokens) - start.budget_tokens
         steps += _ladder(choice.arm, here, bounds, left, tenant, p_one)
     return Plan(tuple(steps), bounds.timeout_s, tuple(reasons), degraded, bounds.target, policy.version)

@@ -32,8 +32,8 @@ from router.request import Caller, Choice, LimitState, Receipt, Reply, ReplyEven
 from router.translate import caller_errors, limit_state
 
 AUTO = "auto"
-THINK_TOKENS = 48  # what strategies add to a prompt that is to think aloud
 TURN_TOKENS = 8  # what a chat template adds to a turn
+TEMPLATE_TOKENS = 48  # and to a conversation: a default system prompt
 SLOT_GRACE_S = 30.0
 
 Emit = Callable[[ReplyEvent], None] | None
@@ -260,8 +260,8 @@ class Visit:
 
     def _prompt_tokens(self) -> int:
         size = sum(len(m.content.encode()) for m in self._request.messages)
-        turns = (len(self._request.messages) + 1) * TURN_TOKENS
-        return int(size / self._parts.prompt_bytes_per_token) + turns + THINK_TOKENS
+        turns = len(self._request.messages) * TURN_TOKENS
+        return int(size / self._parts.prompt_bytes_per_token) + turns + TEMPLATE_TOKENS
 
     # -- cache
 

@@ -88,7 +88,7 @@ local function least_left(packed)
   return least
 end
 
--- Where `tokens` more do not fit: {denied, scope, window, left, ms}. The window is the one with the least left,
+-- Where `tokens` more do not fit: {denied, scope, window, left, ms}. The window is that with the least left,
 -- which a smaller request must fit; the time runs to the edge of the last window that is short.
 local function shortage(packed, tokens)
   local short, latest = nil, 0

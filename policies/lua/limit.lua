@@ -2,7 +2,7 @@
 -- GCRA: each unit takes 60 s / limit, what was admitted lies that far ahead of now, and at most 60 s may. The
 -- theoretical arrival time is kept as "<us of the last admission> <us ahead of it>": their sum would be about
 -- 2^51 us, where doubles are too coarse to add fractions up.
--- KEYS: requests, tokens, slots (same hash tag). ARGV: slot id, slot ttl_ms, then the three limits ("-": none)
+-- KEYS: requests, tokens, slots (same hash tag). ARGV: slot id, slot ttl_ms, then three limits ("-": none),
 -- requests_per_minute, tokens_per_minute, concurrency, then the tokens of this request.
 -- Returns {granted 0|1, kind, retry after us, requests left, us to full, tokens left, us to full}.
 -- kind is "" when granted; retry after is -1 where waiting cannot help; left is -1 without a limit.
@@ -57,8 +57,10 @@ local function state(known)
     local value = string.format('%.0f %.9f', now, known.ahead)
     redis.call('SET', known.key, value, 'PX', string.format('%.0f', ttl_ms))
   end
-  return math.max(0, math.floor((MINUTE_US - known.ahead + TOLERANCE_US) / known.unit)), math.ceil(known.ahead)
+  local left = math.floor((MINUTE_US - known.ahead + TOLERANCE_US) / known.unit)
+  return math.max(0, left), math.ceil(known.ahead)
 end
 local requests_left, requests_reset = state(requests)
 local tokens_left, tokens_reset = state(tokens)
-return { granted and 1 or 0, kind, math.ceil(retry), requests_left, requests_reset, tokens_left, tokens_reset }
+return { granted and 1 or 0, kind, math.ceil(retry),
+         requests_left, requests_reset, tokens_left, tokens_reset }

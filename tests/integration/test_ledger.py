@@ -249,7 +249,8 @@ async def test_a_cancelled_command_does_not_answer_the_next_one(
 
 
 async def test_charges_survive_a_killed_server(start_valkey: Callable[..., ValkeyServer]) -> None:
-    server = start_valkey("--appendonly", "yes")
+    # With everysec the server may acknowledge first and write later, while an earlier fsync is slow.
+    server = start_valkey("--appendonly", "yes", "--appendfsync", "always")
     client = connect(server.url, command_timeout_s=5.0)
     ledger = RedisLedger(client)
     await ledger.reserve("t:1", "t", [("tenant", {"day": 1000})], 300, TTL_S)
