@@ -1,6 +1,6 @@
 """The cold configuration: tiers, engines, accelerators, scaling. Changing it redeploys.
 
-What changes while serving is in the policy. Secrets are in neither: the stores' URLs come from the
+Tenants, budgets and routing are in the policy. Secrets are in neither: the stores' URLs come from the
 environment (REDIS_URL, CACHE_REDIS_URL) where they are set there, and ACR_CACHE_SECRET from there alone.
 """
 

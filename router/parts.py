@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from classifier.predictor import Prediction
-
 from policies.keys import KeyRing
 from policies.ledger import Ledger
 from policies.limits import LimitUsage

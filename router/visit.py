@@ -23,6 +23,7 @@ from policies.schema import TenantPolicy
 from router.background import Background
 from router.cache import as_hit, cache_key, decode_reply, encode_reply
 from router.cancellation import heeding_cancellation
+from router.decisions import log_decision
 from router.errors import ModelNotFound
 from router.execution import Execution, Outcome
 from router.flight import SingleFlight
@@ -76,13 +77,15 @@ class Visit:
                 reply = await self._from_cache_or_tiers(emit)
             finally:
                 self._background.spawn(self._release_slot())
+        receipt = replace(reply.receipt, decision_id=self.decision_id)
+        log_decision(self._caller, receipt, self._request.request_id)
         return replace(
             reply,
             id=self.id,
             created_s=self.created_s,
             model=self._request.model,
             limits=self.limits,
-            receipt=replace(reply.receipt, decision_id=self.decision_id),
+            receipt=receipt,
         )
 
     async def explain(self) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing
 
 import pytest
@@ -342,6 +343,16 @@ class TestCache:
         again = await service.pipeline.complete(ACME, request(temperature=0))
         assert again.receipt.charged_tokens == 5
         assert await settled(service) == first.receipt.charged_tokens + 5
+
+
+async def test_the_log_tells_the_decision_and_not_the_prompt(caplog: pytest.LogCaptureFixture) -> None:
+    service = await start_service(says("Answer: secret reply"))
+    with caplog.at_level("INFO", logger="acr.decisions"):
+        reply = await service.pipeline.complete(ACME, request("secret question"))
+    (record,) = [r for r in caplog.records if r.name == "acr.decisions"]
+    assert json.loads(record.message)["decision_id"] == reply.receipt.decision_id
+    assert json.loads(record.message)["charged_tokens"] == reply.receipt.charged_tokens
+    assert "secret" not in caplog.text
 
 
 async def test_explain_spends_nothing() -> None:
