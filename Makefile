@@ -8,7 +8,7 @@ PORT ?= 8000
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: help demo serve test check format model bench-overhead train clean
+.PHONY: help demo serve test check format model bench-overhead bench-decision train clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ model: $(VENV)/.run ## fetch the default model (98 MB, once) into ~/.cache/adapt
 
 bench-overhead: $(VENV)/.dev ## what the router adds to a bare Ray Serve app, on the fake engine
 	@$(BIN)/python -m benchmarks.overhead
+
+bench-decision: $(VENV)/.dev ## what a decision costs in process
+	@$(BIN)/python -m benchmarks.decision
 
 train: $(VENV)/.dev ## train the classifier again from the recorded outcome table
 	@$(BIN)/acr train benchmarks/data/smollm2_135m.jsonl --out classifier/artifacts/smollm2-135m

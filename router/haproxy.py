@@ -8,6 +8,8 @@ Serve writes the configuration and runs `haproxy -f FILE` at the start and at ev
 - the statistics page (`bind *:8404`) and the Prometheus exporter (`bind :9101`) listen on every interface
   without a password, and two services on one machine would clash: both go; Serve itself uses neither;
 - the admin socket is open to every user (mode 666): 600;
+- with `option splice-request` it does not notice that a client left whose body came after its headers, and
+  the request would run on to its end for nobody (measured: more than half of them): no splicing;
 - there is no limit on how long a client may take to send its headers: `timeout http-request`;
 - headers by which a caller would set Serve's timeout, or keep a request running after it left, and
   request ids that are no safe words (Serve echoes them as they are): removed;
@@ -34,6 +36,7 @@ _LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost):\d+")
 _STATS_SOCKET = re.compile(r"(\s*stats socket \S+) mode 666 (level admin.*)")
 
 
+_DROPPED_LINES = re.compile(r"\s*(errorfile |log \S+ local0 |option splice-(request|response)$)")
 _SAFE_REQUEST_ID = "req.hdr(x-request-id) -m reg ^[A-Za-z0-9._:/+=@~-]{1,128}$"
 _SERVE_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 
@@ -52,7 +55,7 @@ def harden(config: str, header_timeout_s: int) -> str:
         if socket:
             sockets += 1
             line = f"{socket[1]} mode 600 {socket[2]}"
-        elif words[:1] == ["errorfile"] or (words[:1] == ["log"] and words[2:3] == ["local0"]):
+        elif _DROPPED_LINES.match(line):
             continue
         hardened.append(line)
         if words[:1] == ["bind"]:

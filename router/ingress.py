@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -121,6 +122,16 @@ class OneRequestId:
         await self._app(scope, receive, send_once if serve_adds_it else send)
 
 
+def _log_to_serve(*names: str) -> None:
+    """What this service logs (decisions at INFO) goes where Serve's replicas log."""
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        for handler in logging.getLogger("ray.serve").handlers:
+            logger.addHandler(handler)
+
+
 @serve.deployment
 @serve.ingress()
 class Ingress:
@@ -129,6 +140,7 @@ class Ingress:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: AppConfig, tiers: Mapping[str, Any], classifier: Any = None
     ) -> None:
+        _log_to_serve("acr", "router", "policies", "classifier")
         self._assembly = Assembly(config, HandleTiers(tiers), classifier)
         await self._assembly.start()
 

@@ -19,8 +19,8 @@ from policies.keys import hash_key
 from router import serve_env
 from router.config import AppConfig
 from router.leftovers import end_processes
-from router.preflight import HOST, check_files, free_port, one_line, ping_store
-from router.startup import Say, Signals, StartupError, Steps, say_nothing
+from router.preflight import HOST, check_files, check_fits, free_port, one_line, ping_store
+from router.startup import Interrupted, Say, Signals, StartupError, Steps, say_nothing
 from router.state import RunRecord, StateDir, write_private
 from router.valkey import ValkeyProcess
 
@@ -40,6 +40,13 @@ class LocalStack:
     keys: Mapping[str, str]
     key_files: Mapping[str, Path]
     start_s: float
+
+    def answers(self) -> bool:
+        """Does the service still say that it is alive?"""
+        try:
+            return httpx.get(f"{self.base_url}/healthz", timeout=5.0, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
 
 
 @contextmanager
@@ -72,10 +79,10 @@ def local_stack(
             state.write_record(record)
             stack.enter_context(serve_env.applied(_environment(record) | urls))
             with steps.step("ray"):
-                _start_ray(stack, Path(record.run_dir))
+                _start_ray(stack, config, Path(record.run_dir))
                 signals.install()  # Ray has put its own in place
             with steps.step("serve"):
-                _start_serve(stack, port)
+                _start_serve(port)
             owners = {hash_key(key): tenant for tenant, key in keys.items()}
             _deploy(steps, config.model_copy(update={"local_keys": owners}))
             _await_ready(record.base_url)
@@ -128,7 +135,7 @@ def _environment(record: RunRecord) -> dict[str, str]:
     return serve_env.local_environment(local, serve_env.find_haproxy())
 
 
-def _start_ray(stack: ExitStack, run_dir: Path) -> None:
+def _start_ray(stack: ExitStack, config: AppConfig, run_dir: Path) -> None:
     """A Ray of our own: it neither joins one that runs here nor is found by others (`_temp_dir`)."""
     import ray
 
@@ -145,8 +152,11 @@ def _start_ray(stack: ExitStack, run_dir: Path) -> None:
             runtime_env={"worker_process_setup_hook": "router.serve_env.bind_to_loopback"},
             _temp_dir=str(run_dir / "ray"),
         )
+    except SystemExit as ended:  # from Ray's own SIGTERM handler, which replaces ours while it starts
+        raise Interrupted("SIGTERM") from ended
     except (RuntimeError, OSError, ray.exceptions.RayError) as error:
         raise StartupError(f"Ray did not start: {one_line(str(error))}") from error
+    check_fits(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
 def _stop_ray() -> None:
@@ -155,12 +165,14 @@ def _stop_ray() -> None:
     from ray import serve
 
     with contextlib.redirect_stdout(io.StringIO()):
-        if ray.is_initialized():
-            serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
+        try:
+            if ray.is_initialized():
+                serve.shutdown()  # type: ignore[no-untyped-call]
+        finally:
+            ray.shutdown()
 
 
-def _start_serve(stack: ExitStack, port: int) -> None:
+def _start_serve(port: int) -> None:
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)

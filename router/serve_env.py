@@ -71,6 +71,8 @@ def _serve(local: LocalRay) -> dict[str, str]:
     return {
         # Calls between deployments over gRPC and user code on the replica's own loop: 4 ms less a hop.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Not a thousand lines at a time: decisions are logged so that someone can look at them.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         # Its limit for one message. A task carries the samples of the tiers before: up to 64 texts.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(32 << 20),
         # An ingress replica is kept for 30 s so that load balancers elsewhere can notice. There are none.

@@ -104,14 +104,15 @@ async def beam(run: Run) -> BeamResult:
     chosen = _choose(leaves)
     if chosen is None:
         if run.task.evidence:
-            return BeamResult(run.task.evidence, 0, reason, None, run.params.max_samples, 0, steps)
+            return BeamResult(run.task.evidence, 0, reason, None, run.params.width, 0, steps)
         raise DeadlinePassed("no step of the search was finished before the deadline; allow more time")
     for call in chosen[0].calls:
         run.keep(call)
+    run.used = len(leaves)  # whole replies; the calls that made their steps are counted in the spend
     samples = (*run.task.evidence, *(leaf for _, leaf in leaves))
     index = len(run.task.evidence) + [leaf for _, leaf in leaves].index(chosen[1])
     share = _share(leaves, chosen[1].answer)
-    return BeamResult(samples, index, reason, share, run.params.max_samples, len(leaves), steps)
+    return BeamResult(samples, index, reason, share, run.params.width, len(leaves), steps)
 
 
 async def _expand(run: Run, live: list[Node], *, first: bool) -> list[Node] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from router.local import LocalStack
 
 DEMO_TENANT = "demo"
+POLL_S = 5.0
+SILENCE_S = 60.0
 
 
 class EngineName(StrEnum):
@@ -39,12 +41,22 @@ def serve_command(
         settings = _configuration(config, engine, policy)
         with local_stack(settings, port=port, say=_say) as stack:
             _introduce(stack)
-            signal.pause()
+            _watch(stack)
     except StartupError as error:
         typer.echo(f"acr serve: {error}", err=True)
         raise typer.Exit(2) from None
     except Interrupted:
         _say("stopped")
+
+
+def _watch(stack: LocalStack) -> None:
+    """Until a signal comes. Raises StartupError once the service has been silent for too long."""
+    heard_s = time.monotonic()
+    while time.monotonic() - heard_s < SILENCE_S:
+        time.sleep(POLL_S)
+        if stack.answers():
+            heard_s = time.monotonic()
+    raise StartupError(f"the service at {stack.base_url} is silent for {SILENCE_S:g} s; start it again")
 
 
 def _configuration(path: Path | None, engine: EngineName, policy: Path | None) -> AppConfig:
