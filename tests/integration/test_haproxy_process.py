@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -29,6 +30,8 @@ defaults
     timeout client 2s
     timeout server 30s
     option abortonclose
+    option splice-request
+    option splice-response
     errorfile 503 {folder}/500.http
 frontend prometheus
     bind :{metrics_port}
@@ -127,6 +130,12 @@ async def app(proxy: Proxy) -> AsyncIterator[list[bytes]]:
             if path == "/slow":
                 await asyncio.sleep(3)
                 path = "/200"
+            if path == "/wait":
+                await reader.readexactly(2)
+                with contextlib.suppress(ConnectionResetError):
+                    await reader.read()  # until the other side closes
+                seen.append(b"left")
+                return
             body = b'{"error": {"code": "mine"}}'
             writer.write(
                 f"HTTP/1.1 {path[1:]} X\r\nretry-after: 7\r\nx-request-id: abc\r\n"
@@ -219,6 +228,24 @@ async def test_what_the_service_says_passes_untouched(proxy: Proxy, app: list[by
 async def test_an_answer_may_take_longer_than_a_client_may_be_silent(proxy: Proxy, app: list[bytes]) -> None:
     assert "timeout client 2s" in proxy.config.read_text()
     assert (await get(proxy, "/slow")).status_code == 200  # it takes 3 s
+
+
+@pytest.mark.parametrize("attempt", range(5))
+async def test_a_client_that_leaves_is_noticed_also_when_its_body_came_late(
+    proxy: Proxy, app: list[bytes], attempt: int
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"POST /wait HTTP/1.1\r\nHost: x\r\ncontent-length: 2\r\n\r\n")
+    await writer.drain()
+    while not app:
+        await asyncio.sleep(0.01)
+    writer.write(b"{}")
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    writer.close()
+    async with asyncio.timeout(5):
+        while len(app) < 2:
+            await asyncio.sleep(0.01)
 
 
 async def test_callers_cannot_set_serve_s_own_headers(proxy: Proxy, app: list[bytes]) -> None:

@@ -26,7 +26,7 @@ from router.leftovers import processes_of
 from router.state import RunRecord, StateDir
 
 START_TIMEOUT_S = 150.0
-SLOW_TOKENS = 400
+SLOW_TOKENS = 250
 SLOW_S = SLOW_TOKENS * 0.02
 
 TENANTS = """
@@ -36,6 +36,7 @@ TENANTS = """
   poor:
     keys: []
     budgets: {minute: 40}
+    on_low_budget: deny
 """
 
 
@@ -84,22 +85,12 @@ class Service:
     def pids(self, title: str = "") -> list[int]:
         return [pid for pid in processes_of(self.record.stack_id) if title in command_of(pid)]
 
-    def used_and_held(self, tenant: str) -> tuple[int, int]:
-        """Tokens used and held this day, as the ledger counts them."""
-        code = f"""
-import asyncio
-from policies.ledger import RedisLedger
-from policies.store import connect
-async def main():
-    client = connect({self.record.redis_url!r})
-    gauges = await RedisLedger(client).peek({tenant!r}, [({"tenant:" + tenant!r}, {{"day": None}})])
-    print(gauges[0].used, gauges[0].held)
-    await client.aclose()
-asyncio.run(main())
-"""
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        used, held = done.stdout.split()
-        return int(used), int(held)
+    def used_and_held(self) -> tuple[int, int]:
+        """Tokens of the tenant demo this day, as the ledger counts them."""
+        with self.http() as http:
+            gauges = http.post("/v1/explain", json=ask()).json()["budgets"]
+        [day] = [gauge for gauge in gauges if gauge["window"] == "day"]
+        return day["used"], day["held"]
 
 
 def command_of(pid: int) -> str:
@@ -219,11 +210,11 @@ def test_leaving_a_stream_frees_the_tier_and_settles(service: Service) -> None:
     with service.client() as client:
         client.chat.completions.create(**ask(temperature=0.5))  # the tier answers one at a time
     assert time.monotonic() - began < SLOW_S / 2
-    assert eventually(lambda: service.used_and_held("demo")[1] == 0, 8)
+    assert eventually(lambda: service.used_and_held()[1] == 0, 8)
 
 
 def test_leaving_while_waiting_frees_the_tier_and_charges_what_was_spent(service: Service) -> None:
-    before, _ = service.used_and_held("demo")
+    before, _ = service.used_and_held()
     with service.http() as http, pytest.raises(httpx.ReadTimeout):
         http.post("/v1/chat/completions", json=ask(slow(3)), timeout=1.0)
     began = time.monotonic()
@@ -231,8 +222,8 @@ def test_leaving_while_waiting_frees_the_tier_and_charges_what_was_spent(service
         reply = client.chat.completions.create(**ask(temperature=0.5))
     assert time.monotonic() - began < SLOW_S / 2
     assert reply.usage is not None
-    assert eventually(lambda: service.used_and_held("demo")[1] == 0, 8)
-    spent = service.used_and_held("demo")[0] - before - reply.usage.total_tokens
+    assert eventually(lambda: service.used_and_held()[1] == 0, 8)
+    spent = service.used_and_held()[0] - before - reply.usage.total_tokens
     assert 0 < spent < SLOW_TOKENS
 
 
@@ -286,38 +277,27 @@ def test_bad_requests(service: Service, changes: dict[str, Any], status: int, co
     assert caught.value.code == code
 
 
-def test_a_body_that_is_too_large_is_refused_by_us(service: Service) -> None:
-    reply = refused(service, messages=[{"role": "user", "content": "x" * (1 << 20)}])
-    assert reply.status_code == 413
-    assert reply.json()["error"]["message"]
-
-
-def test_headers_that_are_too_large_are_refused_by_us(service: Service) -> None:
+def test_what_is_too_large_is_refused_by_us(service: Service) -> None:
+    body = refused(service, messages=[{"role": "user", "content": "x" * (1 << 20)}])
     with service.http() as http:
-        reply = http.get("/v1/models", headers={"x-large": "x" * 40_000})
-        chat = http.post("/v1/chat/completions", json=ask(), headers={"x-large": "x" * 40_000})
-    assert reply.status_code in (200, 431)
-    assert chat.status_code == 431
-    assert chat.json()["error"]["message"]
+        headers = http.post("/v1/chat/completions", json=ask(), headers={"x-large": "x" * 40_000})
+    assert (body.status_code, headers.status_code) == (413, 431)
+    assert body.json()["error"]["message"]
+    assert headers.json()["error"]["message"]
 
 
 def test_the_request_id_comes_back_once(service: Service) -> None:
     with service.http() as http:
-        for path, headers in (
-            ("/v1/models", {"x-request-id": "mine-1"}),
-            ("/v1/nothing", {"x-request-id": "mine-1"}),
-        ):
-            assert http.get(path, headers=headers).headers.get_list("x-request-id") == ["mine-1"]
-        made = http.get("/v1/models").headers.get_list("x-request-id")
-        unsafe = http.get("/v1/models", headers={"x-request-id": "two words"}).headers.get_list(
-            "x-request-id"
-        )
-        chat = http.post("/v1/chat/completions", json=ask(), headers={"x-request-id": "mine-2"})
-    assert len(made) == 1
-    assert made[0]
-    assert len(unsafe) == 1
-    assert unsafe != ["two words"]
-    assert chat.headers.get_list("x-request-id") == ["mine-2"]
+
+        def ids(path: str, **headers: str) -> list[str]:
+            return http.get(path, headers=headers).headers.get_list("x-request-id")
+
+        mine = {"x-request-id": "mine-1"}
+        assert ids("/v1/models", **mine) == ids("/v1/nothing", **mine) == ["mine-1"]
+        assert len(ids("/v1/models")) == 1
+        assert ids("/v1/models", **{"x-request-id": "two words"}) != ["two words"]
+        chat = http.post("/v1/chat/completions", json=ask(), headers=mine)
+    assert chat.headers.get_list("x-request-id") == ["mine-1"]
 
 
 def test_a_caller_cannot_set_serve_s_timeout(service: Service) -> None:
@@ -390,14 +370,6 @@ for port in sys.argv[1:]:
     assert done.stdout.count("UNAUTHENTICATED") >= 5  # one a replica
     assert "answered" not in done.stdout
     assert not proof.exists()
-
-
-def test_secrets_are_for_their_owner(service: Service) -> None:
-    run_dir = Path(service.record.run_dir)
-    assert run_dir.stat().st_mode & 0o777 == 0o700
-    assert (run_dir / "ray-token").stat().st_mode & 0o777 == 0o600
-    for pid in service.pids():
-        assert (run_dir / "ray-token").read_text() not in command_of(pid)
 
 
 def test_both_stores_are_embedded(service: Service) -> None:

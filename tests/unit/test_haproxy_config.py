@@ -94,6 +94,12 @@ def test_the_admin_socket_is_for_its_owner() -> None:
     assert "666" not in hardened
 
 
+def test_requests_are_not_spliced() -> None:
+    assert "option splice-request" in rendered()
+    assert "splice" not in harden(rendered(), 10)
+    assert "option abortonclose" in harden(rendered(), 10)
+
+
 def test_slow_headers_are_cut_off() -> None:
     assert "    timeout http-request 7s\n" in harden(rendered(), 7)
 

@@ -1,0 +1,165 @@
+"""`Weights` as named arrays without objects in them, and back with every shape and number checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier.calibration import MAX_KNOTS, METHODS, Calibrator
+from classifier.errors import ArtifactCorrupt
+from classifier.features import COUNT, WIDTH
+from classifier.features.expand import EXPANDED
+from classifier.features.lexical import WORD_BUCKETS
+from classifier.forward import Head, Novelty, TokenHead, Weights
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def to_arrays(weights: Weights) -> dict[str, NDArray[Any]]:
+    """Every array by name; ladders and curves of different lengths are padded."""
+    head, tokens, novelty = weights.head, weights.token_head, weights.novelty
+    ladders = np.full((len(head.ladders), weights.arms), -1, dtype=np.int64)
+    for row, ladder in enumerate(head.ladders):
+        ladders[row, : len(ladder)] = ladder
+    knots = np.zeros((2, weights.arms, MAX_KNOTS))
+    for arm, calibrator in enumerate(head.calibrators):
+        size = calibrator.knots_x.size
+        knots[0, arm, :size], knots[1, arm, :size] = calibrator.knots_x, calibrator.knots_y
+    return {
+        "mean": weights.mean,
+        "inverse": weights.inverse,
+        "structural": weights.structural,
+        "lexical": weights.lexical,
+        "intercept": weights.intercept,
+        "typical_tokens": weights.typical_tokens,
+        "head_base": head.base,
+        "head_trust": head.trust,
+        "head_floor": head.floor,
+        "head_distrust": np.array(head.distrust),
+        "head_ladders": ladders,
+        "head_method": np.array([METHODS.index(c.method) for c in head.calibrators], dtype=np.int64),
+        "head_slope": np.array([c.slope for c in head.calibrators]),
+        "head_offset": np.array([c.offset for c in head.calibrators]),
+        "head_knots": knots,
+        "head_knot_count": np.array([c.knots_x.size for c in head.calibrators], dtype=np.int64),
+        "token_low": tokens.low,
+        "token_high": tokens.high,
+        "token_smear": tokens.smear,
+        "token_multiplier": tokens.multiplier,
+        "novelty_mean": novelty.mean,
+        "novelty_inverse": novelty.inverse,
+        "novelty_prototypes": novelty.prototypes,
+        "novelty_radii": novelty.radii,
+        "novelty_rare": novelty.rare.astype(np.int64),
+        "novelty_rare_limit": np.array(novelty.rare_limit),
+    }
+
+
+def from_arrays(arrays: Arrays, arms: int) -> Weights:
+    """The inverse of `to_arrays`. Raises ArtifactCorrupt, naming the array, for anything out of place."""
+    reader = _Reader(arrays)
+    kinds = reader.rows("novelty_radii")
+    ladders = reader.rows("head_ladders")
+    knot_count = reader.whole("head_knot_count", (arms,), MAX_KNOTS)
+    knots = reader.real("head_knots", (2, arms, MAX_KNOTS))
+    methods = reader.whole("head_method", (arms,), len(METHODS) - 1)
+    slope, offset = reader.real("head_slope", (arms,)), reader.real("head_offset", (arms,))
+    head = Head(
+        calibrators=tuple(
+            Calibrator(
+                METHODS[int(methods[a])],
+                float(slope[a]),
+                float(offset[a]),
+                knots[0, a, : knot_count[a]],
+                knots[1, a, : knot_count[a]],
+            )
+            for a in range(arms)
+        ),
+        base=reader.real("head_base", (arms,), 0.0, 1.0),
+        trust=reader.real("head_trust", (arms,), 0.0, 1.0),
+        floor=reader.real("head_floor", (arms,), 0.0, 0.5),
+        distrust=float(reader.real("head_distrust", (), 0.0, 1.0)),
+        ladders=tuple(
+            tuple(int(i) for i in row if i >= 0)
+            for row in reader.whole("head_ladders", (ladders, arms), arms - 1, lowest=-1)
+        ),
+    )
+    token_head = TokenHead(
+        low=reader.real("token_low", (arms,)),
+        high=reader.real("token_high", (arms,), highest=50.0),
+        smear=reader.real("token_smear", (arms,), 0.0),
+        multiplier=reader.real("token_multiplier", (arms,), 1.0),
+    )
+    novelty = Novelty(
+        mean=reader.real("novelty_mean", (COUNT,)),
+        inverse=reader.real("novelty_inverse", (COUNT,), 0.0),
+        prototypes=reader.real("novelty_prototypes", (kinds, COUNT)),
+        radii=reader.real("novelty_radii", (kinds,), 1e-9),
+        rare=reader.whole("novelty_rare", (WORD_BUCKETS,), 1).astype(np.bool_),
+        rare_limit=float(reader.real("novelty_rare_limit", (), 0.0, 1.0)),
+    )
+    weights = Weights(
+        mean=reader.real("mean", (EXPANDED,)),
+        inverse=reader.real("inverse", (EXPANDED,), 0.0),
+        structural=reader.real("structural", (EXPANDED, 2 * arms)),
+        lexical=np.ascontiguousarray(reader.real("lexical", (WIDTH, 2 * arms)), dtype=np.float32),
+        intercept=reader.real("intercept", (2 * arms,)),
+        typical_tokens=reader.real("typical_tokens", (arms,), 0.0),
+        head=head,
+        token_head=token_head,
+        novelty=novelty,
+    )
+    unknown = sorted(set(arrays) - reader.seen)
+    if unknown:
+        raise ArtifactCorrupt(f"unknown arrays {', '.join(unknown)}; train the classifier again")
+    return weights
+
+
+class _Reader:
+    """Takes arrays by name and refuses wrong shapes, kinds and numbers."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+        self.seen: set[str] = set()
+
+    def real(
+        self, name: str, shape: tuple[int, ...], lowest: float = -np.inf, highest: float = np.inf
+    ) -> NDArray[np.float64]:
+        array = self._take(name, shape, "f")
+        if not np.all(np.isfinite(array)):
+            raise ArtifactCorrupt(f"array {name!r} holds NaN or infinity; train the classifier again")
+        return self._within(name, array, lowest, highest).astype(np.float64)
+
+    def whole(self, name: str, shape: tuple[int, ...], highest: int, lowest: int = 0) -> NDArray[np.int64]:
+        return self._within(name, self._take(name, shape, "i"), lowest, highest).astype(np.int64)
+
+    def rows(self, name: str) -> int:
+        """Length of the first axis, for arrays whose number of rows is their own affair."""
+        array = self._named(name)
+        if array.ndim == 0:
+            raise ArtifactCorrupt(f"array {name!r} has no rows; train the classifier again")
+        return int(array.shape[0])
+
+    def _named(self, name: str) -> NDArray[Any]:
+        if name not in self._arrays:
+            raise ArtifactCorrupt(f"array {name!r} is missing; train the classifier again")
+        self.seen.add(name)
+        return self._arrays[name]
+
+    def _take(self, name: str, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
+        array = self._named(name)
+        if array.shape != shape or array.dtype.kind != kind:
+            raise ArtifactCorrupt(
+                f"array {name!r} has shape {array.shape} and type {array.dtype}, expected {shape}; "
+                "train the classifier again"
+            )
+        return array
+
+    @staticmethod
+    def _within(name: str, array: NDArray[Any], lowest: float, highest: float) -> NDArray[Any]:
+        if array.size and (array.min() < lowest or array.max() > highest):
+            raise ArtifactCorrupt(f"array {name!r} leaves [{lowest}, {highest}]; train the classifier again")
+        return array

@@ -1,0 +1,190 @@
+"""Columns that can be named: sizes of numbers, operators, wh-words, formats, turns, language."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier.features.text import View, is_number
+from classifier.features.words import COLUMNS_OF, GROUPS, word_set
+
+_OPERATORS = {"+": 0, "-": 1, "−": 1, "*": 2, "×": 2, "x": 2, "/": 3, "÷": 3, "^": 4}
+_OP_NAMES = ("add", "sub", "mul", "div", "pow")
+
+_WH = ("what", "which", "who", "where", "when", "why", "how")
+_YES_NO = word_set("is are was were do does did can could will would should has have")
+_SYMBOLS = ("?", "=", "(", "%", "$", "\\", "{", "}", ";", "[", "<", '"', ":", ",", ".", "!", "`", "#", "|")
+
+NAMES: tuple[str, ...] = (
+    *(
+        "chars",
+        "words",
+        "lines",
+        "sentences",
+        "mean_word",
+        "longest_word",
+        "longest_quoted",
+        "distinct_words",
+    ),
+    *("last_word", "after_colon"),
+    *("numbers", "max_digits", "second_digits", "sum_digits", "decimals"),
+    *(f"op_{name}" for name in _OP_NAMES),
+    *("terms", "chain_digits", "chain_min_digits"),
+    *("kind_none", "kind_sum", "kind_product", "kind_other"),
+    *GROUPS,
+    *(f"wh_{word}" for word in _WH),
+    *("wh_yes_no", "how_many"),
+    *(f"symbol_{index}" for index in range(len(_SYMBOLS))),
+    *("code_fence", "latex", "choices"),
+    *("upper_share", "digit_share", "space_share", "non_ascii_share", "cjk_share"),
+    *("user_turns", "assistant_turns", "follow_up", "context_chars", "system_chars", "system_format"),
+)
+COUNT = len(NAMES)
+INDEX: dict[str, int] = {name: index for index, name in enumerate(NAMES)}
+
+
+def structural(view: View) -> NDArray[np.float64]:
+    """The named columns of one conversation, shape (COUNT,), finite; counts of text grow as log(1+n)."""
+    tokens = view.tokens
+    words = [token.lower() for token in tokens if token[0].isalpha()]
+    values = [
+        *_sizes(view, words),
+        *_numbers([token for token in tokens if is_number(token)]),
+        *_arithmetic(tokens, words),
+        *_word_groups(words),
+        *_question(words),
+        *_symbols(view.question),
+        *_script(view.question),
+        math.log1p(view.user_turns),
+        math.log1p(view.assistant_turns),
+        float(view.follow_up),
+        math.log1p(view.context_chars),
+        math.log1p(len(view.system)),
+        float(any(word in view.system.lower() for word in ("json", "only", "format", "step"))),
+    ]
+    return np.array(values, dtype=np.float64)
+
+
+def _sizes(view: View, words: Sequence[str]) -> list[float]:
+    text = view.question
+    lengths = [len(word) for word in words]
+    quoted = text.split('"')[1::2] if '"' in text else ()
+    return [
+        math.log1p(view.chars),
+        math.log1p(len(words)),
+        math.log1p(text.count("\n")),
+        math.log1p(text.count(". ") + text.count("? ") + text.count("! ") + text.count("\n")),
+        sum(lengths) / len(lengths) if lengths else 0.0,
+        float(min(max(lengths, default=0), 40)),
+        math.log1p(max((len(part) for part in quoted), default=0)),
+        len(set(words)) / len(words) if words else 0.0,
+        float(min(lengths[-1], 40)) if lengths else 0.0,
+        math.log1p(len(text) - 1 - text.rfind(":")) if ":" in text else 0.0,
+    ]
+
+
+def _numbers(numbers: Sequence[str]) -> list[float]:
+    """Sizes are counted in digits before the point: no number is ever parsed, so none is too long."""
+    digits = sorted((_digits(number) for number in numbers), reverse=True)
+    return [
+        math.log1p(len(digits)),
+        float(digits[0]) if digits else 0.0,
+        float(digits[1]) if len(digits) > 1 else 0.0,
+        math.log1p(sum(digits)),
+        math.log1p(sum(1 for number in numbers if "." in number)),
+    ]
+
+
+def _digits(number: str) -> int:
+    whole = number.split(".", 1)[0].replace(",", "")
+    return min(len(whole.lstrip("0")) or 1, 20)
+
+
+def _arithmetic(tokens: Sequence[str], words: Sequence[str]) -> list[float]:
+    """Operators by kind, the longest chain of them (in terms) and the digits of its operands."""
+    counts = [0] * len(_OP_NAMES)
+    terms, longest, last = 0, 0, -10
+    smallest, largest = 20, 0
+    for index in [i for i, token in enumerate(tokens) if token in _OPERATORS]:
+        if not _is_operation(tokens, index):
+            continue
+        counts[_OPERATORS[tokens[index]]] += 1
+        # "2 + (3 * 4)" is one chain: operators at most one bracketed operand apart
+        linked = index - last <= 5 and all(_operand(t) or t in "()-" for t in tokens[last + 1 : index])
+        terms = terms + 1 if linked else 2
+        longest, last = max(longest, terms), index
+        for side in (tokens[index - 1], tokens[index + 1]):
+            if is_number(side):
+                size = _digits(side)
+                smallest, largest = min(smallest, size), max(largest, size)
+    add, sub, mul, div, power = counts
+    spoken_mul = any(word in ("times", "multiply", "multiplied", "product") for word in words)
+    spoken_sum = any(word in ("plus", "minus", "sum", "add", "subtract", "difference") for word in words)
+    product = mul > 0 or spoken_mul
+    other = div + power > 0
+    sums = (add + sub > 0 or spoken_sum) and not product and not other
+    return [
+        *(math.log1p(count) for count in counts),
+        float(min(longest, 12)),
+        float(largest),
+        float(smallest) if largest else 0.0,
+        *(float(flag) for flag in (not (product or other or sums), sums, product, other)),
+    ]
+
+
+def _operand(token: str) -> bool:
+    return is_number(token) or (len(token) == 1 and token.isalpha())
+
+
+def _is_operation(tokens: Sequence[str], index: int) -> bool:
+    """Between operands, at least one of them a number or a bracket: not a dash, a bullet or "and/or"."""
+    if not 0 < index < len(tokens) - 1:
+        return False
+    left, right = tokens[index - 1], tokens[index + 1]
+    if tokens[index] == "x":
+        return is_number(left) and is_number(right)
+    if not ((_operand(left) or left == ")") and (_operand(right) or right in "(-")):
+        return False
+    return is_number(left) or is_number(right) or left == ")" or right == "("
+
+
+def _word_groups(words: Sequence[str]) -> list[float]:
+    counts = [0] * len(GROUPS)
+    for word in words:
+        for column in COLUMNS_OF.get(word, ()):
+            counts[column] += 1
+    return [math.log1p(count) for count in counts]
+
+
+def _question(words: Sequence[str]) -> list[float]:
+    present = set(words)
+    first = words[0] if words else ""
+    how_many = any(a == "how" and b in ("many", "much") for a, b in pairwise(words))
+    flags = [word in present for word in _WH]
+    return [float(flag) for flag in (*flags, first in _YES_NO, how_many)]
+
+
+def _symbols(text: str) -> list[float]:
+    count: Callable[[str], int] = text.count
+    counts = [math.log1p(count(symbol)) for symbol in _SYMBOLS]
+    latex = "\\frac" in text or "\\(" in text or "$$" in text or "\\sqrt" in text or "\\begin" in text
+    choices = ("A)" in text and "B)" in text) or ("A." in text and "B." in text) or "(A)" in text
+    return [*counts, math.log1p(count("```")), float(latex), float(choices)]
+
+
+def _script(text: str) -> list[float]:
+    if not text:
+        return [0.0] * 5
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    size = codes.size
+    return [
+        np.count_nonzero((codes >= 65) & (codes <= 90)) / size,
+        np.count_nonzero((codes >= 48) & (codes <= 57)) / size,
+        np.count_nonzero(codes <= 32) / size,
+        np.count_nonzero(codes > 127) / size,
+        np.count_nonzero((codes >= 0x3040) & (codes <= 0x9FFF)) / size,
+    ]

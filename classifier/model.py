@@ -1,0 +1,229 @@
+"""The arm classifier: a scikit-learn estimator of p(success | prompt, arm) for all arms at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import GroupKFold
+from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from classifier.calibration import Method, choose_calibrator
+from classifier.design import Design
+from classifier.errors import OneClassOnly, TooFewItems
+from classifier.features import COUNT, WIDTH
+from classifier.forward import Head, Weights
+from classifier.ladders import contradicted, ladders_from_names
+from classifier.logistic import Rotated, fit_arms
+from classifier.novelty import fit_novelty, rare_shares
+from classifier.search import Fold, Grid, search
+from classifier.tokens import fit_tokens
+
+Matrix = NDArray[np.float64]
+
+
+class ArmClassifier(BaseEstimator):  # type: ignore[misc]
+    """Calibrated p(success) of every arm, from raw features `X` (n, COUNT + WIDTH) of `feature_matrix`.
+
+    Parameters: `arms` names the columns of y (default "0", "1", ...). `groups` are ladders of arm names
+    that must not lose by drawing more samples: "names" reads them off the names, None has none.
+    `rank` bounds the directions kept of the hashed words. `cs`, `pulls`, `lexical_scales` are the grids
+    of the grouped cross-validation over `folds`. `calibration` is a method or "auto". `prior_rows` is how
+    many rows the base rate is worth against an arm's own fit. `distrust` in [0, 1] is how far p goes back to
+    the base rate on prompts unlike any other. `one_class` says what an arm that is always right or wrong
+    does: "raise" OneClassOnly, or fall back on its smoothed base "rate".
+
+    Fitted: `arms_`, `strength_`, `design_`, `linear_`, `head_`, `token_linear_`, `token_head_`,
+    `novelty_`, `typical_tokens_`, `cv_loss_` (out-of-fold log loss a candidate tried).
+    """
+
+    def __init__(
+        self,
+        arms: Sequence[str] | None = None,
+        groups: Sequence[Sequence[str]] | Literal["names"] | None = "names",
+        rank: int = 64,
+        cs: Sequence[float] = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+        pulls: Sequence[float] = (10.0, 1.0, 0.1),
+        lexical_scales: Sequence[float] = (1.0, 0.3, 3.0),
+        folds: int = 4,
+        calibration: Method | Literal["auto"] = "auto",
+        prior_rows: float = 5.0,
+        distrust: float = 1.0,
+        one_class: Literal["raise", "rate"] = "raise",
+        random_state: int = 0,
+    ) -> None:
+        self.arms = arms
+        self.groups = groups
+        self.rank = rank
+        self.cs = cs
+        self.pulls = pulls
+        self.lexical_scales = lexical_scales
+        self.folds = folds
+        self.calibration = calibration
+        self.prior_rows = prior_rows
+        self.distrust = distrust
+        self.one_class = one_class
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: sparse.csr_matrix,
+        y: Matrix,
+        tokens: Matrix | None = None,
+        item_groups: NDArray[np.intp] | None = None,
+    ) -> ArmClassifier:
+        """Fit scores y (n, arms) in [0, 1] and completion tokens (n, arms); NaN where missing.
+
+        `item_groups` (n,) keeps rows of one group in one fold. Raises ValueError for wrong shapes or values,
+        TooFewItems below two groups, OneClassOnly as `one_class` says.
+        """
+        x = _checked(X)
+        scores = np.asarray(y, dtype=np.float64)
+        self._check_scores(x, scores)
+        names = tuple(self.arms) if self.arms is not None else tuple(map(str, range(scores.shape[1])))
+        if len(names) != scores.shape[1]:
+            raise ValueError(f"{len(names)} arm names for {scores.shape[1]} columns of scores")
+        self.arms_ = names
+        if self.one_class == "raise":
+            _refuse_one_class(names, scores)
+        counts = np.full(scores.shape, 1.0) if tokens is None else np.asarray(tokens, dtype=np.float64)
+        groups = np.arange(len(scores)) if item_groups is None else np.asarray(item_groups)
+        # One thread: these products are too thin to share, and the result is the same on any machine.
+        with threadpool_limits(limits=1):
+            self._fit(x, scores, counts, self._split(groups))
+        return self
+
+    def predict_proba(self, X: sparse.csr_matrix) -> Matrix:
+        """(n, arms) calibrated p(success)."""
+        check_is_fitted(self)
+        x = _checked(X)
+        logits = self.linear_.logits(self.design_.transform(x, self.strength_.lexical))
+        return self.head_.probabilities(logits, self.novelty(x))
+
+    def predict_tokens(self, X: sparse.csr_matrix) -> tuple[Matrix, Matrix]:
+        """(n, arms) expected completion tokens, and their 95 % quantile."""
+        check_is_fitted(self)
+        z = self.design_.transform(_checked(X), self.strength_.lexical)
+        return self.token_head_.tokens(self.token_linear_.logits(z))
+
+    def novelty(self, X: sparse.csr_matrix) -> Matrix:
+        """(n,) out-of-distribution scores in [0, 1]."""
+        check_is_fitted(self)
+        x = _checked(X)
+        return self.novelty_.score(x[:, :COUNT].toarray(), rare_shares(x, self.novelty_.rare))
+
+    def with_distrust(self, distrust: float) -> ArmClassifier:
+        """The same fit with another `distrust`, without fitting again."""
+        check_is_fitted(self)
+        other = copy(self)
+        other.distrust, other.head_ = distrust, replace(self.head_, distrust=distrust)
+        return other
+
+    def export(self) -> Weights:
+        """The fitted classifier as plain arrays on raw features, for `Predictor`."""
+        check_is_fitted(self)
+        maps = [
+            self.design_.unfold(linear.weights, linear.intercept, self.strength_.lexical)
+            for linear in (self.linear_, self.token_linear_)
+        ]
+        return Weights(
+            mean=self.design_.mean,
+            inverse=self.design_.inverse,
+            structural=np.hstack([structural for structural, _, _ in maps]),
+            lexical=np.hstack([lexical for _, lexical, _ in maps]).astype(np.float32),
+            intercept=np.concatenate([intercept for _, _, intercept in maps]),
+            typical_tokens=self.typical_tokens_,
+            head=self.head_,
+            token_head=self.token_head_,
+            novelty=self.novelty_,
+        )
+
+    def _fit(self, x: sparse.csr_matrix, scores: Matrix, tokens: Matrix, folds: list[Fold]) -> None:
+        self.design_ = Design.fit(x, self.rank, self.random_state)
+        grid = Grid(self.cs, self.pulls, self.lexical_scales)
+        self.strength_, out_of_fold, self.cv_loss_ = search(self.design_, x, scores, folds, grid)
+        z = self.design_.transform(x, self.strength_.lexical)
+        self.linear_ = fit_arms(Rotated.of(z), scores, self.strength_.c, self.strength_.pull)
+        self.head_ = self._fit_head(out_of_fold, scores, folds)
+        self.token_linear_, self.token_head_ = fit_tokens(z, tokens, folds)
+        self.typical_tokens_ = np.nan_to_num(_column_means(tokens))
+        self.novelty_ = fit_novelty(x, self.random_state)
+
+    def _fit_head(self, logits: Matrix, scores: Matrix, folds: list[Fold]) -> Head:
+        known = ~np.isnan(scores)
+        rows = known.sum(axis=0)
+        overall = float(np.nanmean(scores))
+        fold_of = np.zeros(len(scores), dtype=np.intp)
+        for number, (_, out) in enumerate(folds):
+            fold_of[out] = number
+        calibrators = tuple(
+            choose_calibrator(
+                logits[known[:, arm], arm],
+                scores[known[:, arm], arm],
+                fold_of[known[:, arm]],
+                self.calibration,
+            )
+            for arm in range(scores.shape[1])
+        )
+        # two pseudo-rows at the rate of all arms keep an empty arm's base rate inside (0, 1)
+        base = (np.nansum(scores, axis=0) + 2.0 * overall) / (rows + 2.0)
+        floor = 1.0 / (rows + 2.0)
+        return Head(
+            calibrators=calibrators,
+            base=np.clip(base, np.minimum(floor, 0.25), 1.0 - np.minimum(floor, 0.25)),
+            trust=rows / (rows + self.prior_rows),
+            floor=np.minimum(floor, 0.25),
+            distrust=float(self.distrust),
+            ladders=self._ladders(scores),
+        )
+
+    def _ladders(self, scores: Matrix) -> tuple[tuple[int, ...], ...]:
+        """Ladders as column indices; those read off names yield where the scores say otherwise."""
+        if self.groups is None:
+            return ()
+        if self.groups == "names":
+            return tuple(g for g in ladders_from_names(self.arms_) if not contradicted(g, scores))
+        unknown = {name for group in self.groups for name in group} - set(self.arms_)
+        if unknown:
+            raise ValueError(f"groups name arms that the table lacks: {', '.join(sorted(unknown))}")
+        return tuple(tuple(self.arms_.index(name) for name in group) for group in self.groups)
+
+    def _split(self, groups: NDArray[np.intp]) -> list[Fold]:
+        distinct = len(np.unique(groups))
+        if distinct < 2:
+            raise TooFewItems("cross-validation needs at least two different prompts; record more")
+        splitter = GroupKFold(min(self.folds, distinct), shuffle=True, random_state=self.random_state)
+        return list(splitter.split(groups, groups=groups))
+
+    @staticmethod
+    def _check_scores(x: sparse.csr_matrix, scores: Matrix) -> None:
+        if scores.ndim != 2 or len(scores) != x.shape[0] or not scores.shape[1]:
+            raise ValueError(f"scores must be (n, arms) with n = {x.shape[0]}, got shape {scores.shape}")
+        known = scores[~np.isnan(scores)]
+        if not known.size or known.min() < 0.0 or known.max() > 1.0:
+            raise ValueError("scores must lie in [0, 1], with NaN only where an arm was not recorded")
+
+
+def _checked(x: sparse.csr_matrix) -> sparse.csr_matrix:
+    if x.ndim != 2 or x.shape[1] != COUNT + WIDTH:
+        raise ValueError(f"X must be (n, {COUNT + WIDTH}) from feature_matrix, got shape {x.shape}")
+    return sparse.csr_matrix(x)
+
+
+def _refuse_one_class(names: Sequence[str], scores: Matrix) -> None:
+    for name, column in zip(names, scores.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not known.size or known.max() == 0.0 or known.min() == 1.0:
+            raise OneClassOnly(f"arm {name!r} has one class only: record prompts where it succeeds and fails")
+
+
+def _column_means(values: Matrix) -> Matrix:
+    known = ~np.isnan(values)
+    return np.asarray(np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))

@@ -1,0 +1,80 @@
+"""p(success) and cost of every arm for one conversation: a forward pass in numpy on saved weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from classifier.artifact import Artifact, load
+from classifier.features import extract
+from classifier.features.expand import expand
+from classifier.forward import standardise
+
+DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts" / "smollm2-135m"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is believed before anything is spent. Mappings go from arm to value.
+
+    `p` in (0, 1): calibrated p(success). `tokens`: expected completion tokens; `tokens_high`: their 95 %
+    quantile. `difficulty` is 1 - p of the cheapest arm; `ood` in [0, 1] says how unlike the training prompts
+    this one is; `version` names the classifier.
+    """
+
+    p: Mapping[str, float]
+    tokens: Mapping[str, float]
+    tokens_high: Mapping[str, float]
+    difficulty: float
+    ood: float
+    version: str
+
+
+class Predictor:
+    """A loaded classifier. It never changes, so any number of threads may share it."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._arms = artifact.arms
+        self._weights = artifact.weights
+        self._version = artifact.version
+        self._cheapest = int(np.argmin(artifact.weights.typical_tokens))
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Predictor:
+        """Load a directory, by default the one that comes with the package; raises ArtifactError."""
+        return cls(load(DEFAULT_ARTIFACT if path is None else path))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return self._arms
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    def predict(self, messages: Sequence[Mapping[str, str]]) -> Prediction:
+        """Predict for a conversation of {role, content}; odd or huge content is read as far as it goes."""
+        weights, arms = self._weights, len(self._arms)
+        features = extract(messages)
+        structural = features.structural[None]
+        columns = standardise(expand(structural), weights.mean, weights.inverse)[0]
+        scores = columns @ weights.structural + weights.intercept
+        scores += features.values @ weights.lexical[features.buckets]
+        share = weights.novelty.rare_share(features.buckets, features.values)
+        ood = weights.novelty.score(structural, np.array([share]))
+        p = weights.head.probabilities(scores[None, :arms], ood)[0]
+        tokens, high = weights.token_head.tokens(scores[arms:])
+        return Prediction(
+            p=self._named(p),
+            tokens=self._named(tokens),
+            tokens_high=self._named(high),
+            difficulty=1.0 - float(p[self._cheapest]),
+            ood=float(ood[0]),
+            version=self._version,
+        )
+
+    def _named(self, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[str, float]:
+        return dict(zip(self._arms, values.tolist(), strict=True))

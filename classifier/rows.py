@@ -1,0 +1,74 @@
+"""One line of an outcome table, checked column by column."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from classifier.errors import InvalidRow
+
+_TURN = ("role", "content")
+
+
+class Row:
+    """Reads columns of one line; every failure is an InvalidRow that names line and column."""
+
+    def __init__(self, number: int, line: str) -> None:
+        self._at = number
+        try:
+            row = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRow(f"is not JSON: {error}", number) from error
+        if not isinstance(row, dict):
+            raise InvalidRow("must be a JSON object", number)
+        self._row: dict[str, Any] = row
+
+    def fail(self, column: str, message: str) -> NoReturn:
+        raise InvalidRow(message, self._at, column)
+
+    def text(self, column: str, default: str | None = None) -> str:
+        value = self._row.get(column, default)
+        if value is None:
+            self.fail(column, "is missing")
+        if not isinstance(value, str) or not value:
+            self.fail(column, "must be a non-empty string")
+        return value
+
+    def number(self, column: str, maximum: float, default: float | None = None) -> float:
+        value = self._row.get(column, default)
+        if value is None:
+            self.fail(column, "is missing")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.fail(column, "must be a number")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number) or not 0.0 <= number <= maximum:
+            span = "in [0, 1]" if maximum == 1.0 else "finite and not negative"
+            self.fail(column, f"must be {span}, not {str(value)[:20]}")
+        return number
+
+    def messages(self) -> tuple[Mapping[str, str], ...]:
+        value = self._row.get("messages")
+        if not isinstance(value, list) or not value:
+            self.fail("messages", "must be a non-empty list of {role, content}")
+        turns = []
+        for turn in value:
+            role, content = (
+                (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+            )
+            if not isinstance(role, str) or not isinstance(content, str):
+                self.fail("messages", "every message needs a role and a content that are strings")
+            turns.append({"role": role, "content": content})
+        return tuple(turns)
+
+    def samples(self) -> None:
+        if not isinstance(self._row.get("samples", []), list):
+            self.fail("samples", "must be a list")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,188 @@
+"""From an outcome table to an artifact, with figures from prompts and families that were held out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.model_selection import GroupKFold
+
+from classifier.artifact import save
+from classifier.calibration import brier
+from classifier.evaluate import FrontierRow, arm_metrics, frontier
+from classifier.features.matrix import feature_matrix
+from classifier.model import ArmClassifier
+from classifier.search import Strength
+from classifier.tables import OutcomeTable
+
+Matrix = NDArray[np.float64]
+
+_QUARTERS = 4
+# Below this many prompts a single held-out quarter is too small to read: every quarter takes its turn.
+_SMALL_TABLE = 2_000
+_MOST_FAMILY_FITS = 8
+_DISTRUST = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What was trained and how well it does on what it had not seen.
+
+    `held_out_items` and `held_out_families` are `evaluate.arm_metrics` by arm; the latter is None below three
+    families. `strength` and `distrust` are those of the final model, which is fitted on everything.
+    """
+
+    artifact: Path
+    version: str
+    rows: int
+    items: int
+    families: tuple[str, ...]
+    arms: tuple[str, ...]
+    base_rates: Mapping[str, float]
+    typical_tokens: Mapping[str, float]
+    held_out_items: Mapping[str, Mapping[str, Any]]
+    held_out_families: Mapping[str, Mapping[str, Any]] | None
+    frontier: tuple[FrontierRow, ...]
+    strength: Strength
+    distrust: float
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldOut:
+    """Predictions (n, arms) by models that had not seen the prompt, NaN where it was never held out."""
+
+    p: Matrix
+    base: Matrix
+    tokens: Matrix
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> _HeldOut:
+        return cls(np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan))
+
+
+def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainReport:
+    """Hold out, measure, fit on everything, save to `out`; the same arguments give the same files.
+
+    A quarter of the prompts is held out (each quarter in turn where there are few), grouped by content;
+    with three families or more each is left out too, which also decides how far prompts unlike any other are
+    distrusted. `date` goes on the card. Raises TableError if the table cannot be learnt from, ArtifactError
+    if `out` cannot be written.
+    """
+    table.check_trainable()
+    x = feature_matrix([item.messages for item in table.items])
+    groups = table.content_groups()
+    held_out, strength = _hold_out_items(table, x, groups, seed)
+    families, distrust = _hold_out_families(table, x, groups, strength, seed)
+    model = _fit(ArmClassifier(arms=table.arms, distrust=distrust, random_state=seed), table, x, groups)
+    items = arm_metrics(table.arms, held_out.p, table.scores, held_out.base)
+    other = None if families is None else arm_metrics(table.arms, families.p, table.scores, families.base)
+    rows = frontier(table.arms, held_out.p, held_out.tokens, table.scores, table.tokens)
+    base_rates = dict(zip(table.arms, np.nanmean(table.scores, axis=0).tolist(), strict=True))
+    typical = dict(zip(table.arms, model.typical_tokens_.tolist(), strict=True))
+    card = {
+        "date": date,
+        "seed": seed,
+        "table_sha256": table.sha256,
+        "counts": {"rows": table.rows, "items": len(table.items), "families": len(table.families)},
+        "base_rates": base_rates,
+        "typical_tokens": typical,
+        "metrics": {
+            "held_out_items": items,
+            "held_out_families": other,
+            "frontier": [asdict(row) for row in rows],
+        },
+        "strength": {**asdict(model.strength_), "distrust": distrust},
+        "calibration": {arm: c.method for arm, c in zip(table.arms, model.head_.calibrators, strict=True)},
+        "ladders": [[table.arms[i] for i in ladder] for ladder in model.head_.ladders],
+        "libraries": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+    }
+    version = save(out, table.arms, model.export(), card)
+    return TrainReport(
+        artifact=Path(out),
+        version=version,
+        rows=table.rows,
+        items=len(table.items),
+        families=table.families,
+        arms=table.arms,
+        base_rates=base_rates,
+        typical_tokens=typical,
+        held_out_items=items,
+        held_out_families=other,
+        frontier=tuple(rows),
+        strength=model.strength_,
+        distrust=distrust,
+    )
+
+
+def _fit(
+    model: ArmClassifier, table: OutcomeTable, x: sparse.csr_matrix, groups: NDArray[np.intp]
+) -> ArmClassifier:
+    return model.fit(x, table.scores, table.tokens, groups)
+
+
+def _hold_out_items(
+    table: OutcomeTable, x: sparse.csr_matrix, groups: NDArray[np.intp], seed: int
+) -> tuple[_HeldOut, Strength]:
+    """Predictions for held-out quarters, and the strength of fit that the first of them found."""
+    found = _HeldOut.empty(table.scores.shape)
+    quarters = list(GroupKFold(_QUARTERS, shuffle=True, random_state=seed).split(x, groups=groups))
+    strength: Strength | None = None
+    for kept, out in quarters if len(table.items) < _SMALL_TABLE else quarters[:1]:
+        model = ArmClassifier(arms=table.arms, one_class="rate", random_state=seed)
+        _fit(model, table.subset(kept), x[kept], groups[kept])
+        found.p[out], found.base[out] = model.predict_proba(x[out]), model.head_.base
+        found.tokens[out] = model.predict_tokens(x[out])[0]
+        strength = strength or model.strength_
+    if strength is None:
+        raise ValueError("no quarter was held out")
+    return found, strength
+
+
+def _hold_out_families(
+    table: OutcomeTable, x: sparse.csr_matrix, groups: NDArray[np.intp], strength: Strength, seed: int
+) -> tuple[_HeldOut | None, float]:
+    """Predictions for families left out (one at a time, or in eight bundles), and the distrust to use.
+
+    Each bundle is judged with the distrust that did best on the others, so that its figures are honest.
+    """
+    names = [item.family for item in table.items]
+    count = len(table.families)
+    if count < 3:
+        return None, 1.0
+    bundles = list(
+        GroupKFold(min(count, _MOST_FAMILY_FITS), shuffle=True, random_state=seed).split(x, groups=names)
+    )
+    found = {d: _HeldOut.empty(table.scores.shape) for d in _DISTRUST}
+    losses = np.zeros((len(bundles), len(_DISTRUST)))
+    for bundle, (kept, out) in enumerate(bundles):
+        model = ArmClassifier(
+            arms=table.arms,
+            cs=(strength.c,),
+            pulls=(strength.pull,),
+            lexical_scales=(strength.lexical,),
+            one_class="rate",
+            random_state=seed,
+        )
+        _fit(model, table.subset(kept), x[kept], groups[kept])
+        for column, distrust in enumerate(_DISTRUST):
+            p = model.with_distrust(distrust).predict_proba(x[out])
+            known = ~np.isnan(table.scores[out])
+            losses[bundle, column] = brier(p[known], table.scores[out][known])
+            found[distrust].p[out], found[distrust].base[out] = p, model.head_.base
+    honest = _HeldOut.empty(table.scores.shape)
+    for bundle, (_, out) in enumerate(bundles):
+        others = np.delete(losses, bundle, axis=0).mean(axis=0)
+        best = found[_DISTRUST[int(np.argmin(others))]]
+        honest.p[out], honest.base[out] = best.p[out], best.base[out]
+    return honest, _DISTRUST[int(np.argmin(losses.mean(axis=0)))]
