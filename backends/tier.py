@@ -53,7 +53,7 @@ class Tier:
         """A server that still loads its weights is no reason to be replaced; Serve sends nothing yet."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not await self._runner.healthy():
+                while not await self._runner.healthy():  # noqa: ASYNC110  it must be asked
                     await asyncio.sleep(READY_POLL_S)
         except TimeoutError:
             raise EngineUnwell(

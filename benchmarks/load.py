@@ -45,19 +45,22 @@ async def run_load(target: Target, *, clients: int, duration_s: float) -> Load:
 
 async def _client(target: Target, ends_at: float, latencies: list[float]) -> None:
     parts = urlsplit(target.url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     fixed = "".join(f"{name}: {value}\r\n" for name, value in target.headers.items())
     head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n{fixed}content-type: application/json\r\n"
-    try:
-        while (began := time.perf_counter()) < ends_at:
-            body = target.body()
-            writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            status, reply = await _reply(reader)
-            if status != 200:
-                raise RuntimeError(f"{target.name} answered {status}: {reply[:300]!r}")
-            latencies.append((time.perf_counter() - began) * 1000)
-    finally:
-        writer.close()
+    while time.perf_counter() < ends_at:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        try:
+            while (began := time.perf_counter()) < ends_at:
+                body = target.body()
+                writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+                status, reply = await _reply(reader)
+                if status != 200:
+                    raise RuntimeError(f"{target.name} answered {status}: {reply[:300]!r}")
+                latencies.append((time.perf_counter() - began) * 1000)
+        except asyncio.IncompleteReadError:
+            continue  # the proxy closes idle connections when it reloads; any client would connect again
+        finally:
+            writer.close()
 
 
 async def _reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:

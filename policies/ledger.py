@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
+from policies.batches import Batches
 from policies.errors import BudgetDenied, LeaseNotOpen
 from policies.schema import WINDOWS
 from policies.store import answer, lua_source, milliseconds, whole
@@ -109,15 +110,20 @@ class Ledger(Protocol):
 class RedisLedger:
     """The ledger on Redis 7 or Valkey; its keys are `acr:{tenant}:...`, so that a tenant is one cluster slot.
 
-    `client` decodes its responses (`store.connect`). `source` gives a script's text by its name.
+    `client` decodes its responses (`store.connect`); `batches` are its commands, where others share them.
+    `source` gives a script's text by its name.
     """
 
-    def __init__(self, client: Redis, *, source: Callable[[str], str] = lua_source) -> None:
-        # A registered script is called by its hash, and loaded again when the server has forgotten it.
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        batches: Batches | None = None,
+        source: Callable[[str], str] = lua_source,
+    ) -> None:
+        batches = batches or Batches(client)
         common = source("common")
-        self._scripts: dict[str, Any] = {
-            name: client.register_script(common + "\n" + source(name)) for name in SCRIPTS
-        }
+        self._scripts = {name: batches.script(common + "\n" + source(name)) for name in SCRIPTS}
 
     async def reserve(
         self, lease_id: str, tenant: str, scopes: Scopes, tokens: int, ttl_s: float

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from policies.batches import Batches
 from policies.errors import LimitExceeded
 from policies.schema import Limits
 from policies.store import answer, lua_source, milliseconds, whole
@@ -30,9 +31,15 @@ class LimitUsage:
 class RedisLimits:
     """One script a request, on the same server as the ledger (`store.connect`)."""
 
-    def __init__(self, client: Redis, *, source: Callable[[str], str] = lua_source) -> None:
-        self._client = client
-        self._script = client.register_script(source("limit"))
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        batches: Batches | None = None,
+        source: Callable[[str], str] = lua_source,
+    ) -> None:
+        self._batches = batches or Batches(client)
+        self._script = self._batches.script(source("limit"))
 
     async def admit(
         self, tenant: str, limits: Limits, *, slot_id: str, tokens: int, slot_ttl_s: float
@@ -65,7 +72,7 @@ class RedisLimits:
     async def release_slot(self, tenant: str, limits: Limits, slot_id: str) -> None:
         """Free a concurrency slot; freeing it twice does nothing. Raises StoreUnavailable."""
         if limits.concurrency is not None:
-            await answer(self._client.zrem(_key(tenant, "slots"), slot_id))
+            await answer(self._batches.execute("ZREM", _key(tenant, "slots"), slot_id))
 
 
 def _key(tenant: str, rest: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from backends.engines.build import LlamaCppConfig
+from backends.engines.build import LlamaCppConfig, OpenAIHTTPConfig
 from backends.models import DEFAULT_MODEL
 from classifier.predictor import Prediction, Predictor
+from policies.batches import Batches
 from policies.keys import KeyRing
 from policies.ledger import RedisLedger
 from policies.limits import RedisLimits
@@ -55,18 +56,21 @@ class Assembly:
         policy = await asyncio.to_thread(load_policy, self._config.policy_path())
         local = {digest: (tenant, LOCAL_KEY_ID) for digest, tenant in self._config.local_keys.items()}
         cache = RedisCache(self._answers, self._secret, self._config.cache.max_value_bytes)
+        batches = Batches(self._budgets)
         self._pipeline = Pipeline(
             Parts(
                 policy=policy,
                 keys=KeyRing(policy, local),
                 classifier=await self._classifier(),
-                ledger=RedisLedger(self._budgets),
-                limits=RedisLimits(self._budgets),
+                ledger=RedisLedger(self._budgets, batches=batches),
+                limits=RedisLimits(self._budgets, batches=batches),
                 tiers=self._tiers,
                 cache=cache if self._config.cache.enabled else None,
                 cache_secret=self._secret,
                 engine_models=engine_models(self._config),
                 lease_ttl_s=self._config.lease_ttl_s,
+                prompt_bytes_per_token=prompt_bytes_per_token(self._config),
+                log_decisions=self._config.log_decisions,
             )
         )
 
@@ -112,6 +116,13 @@ class HandleClassifier:
 def engine_models(config: AppConfig) -> str:
     """Names the models that may answer: part of every cached answer's key."""
     return ",".join(f"{name}={_model(tier.engine)}" for name, tier in sorted(config.tiers.items()))
+
+
+def prompt_bytes_per_token(config: AppConfig) -> float:
+    """About 3 for engines that count prompts exactly and ask for more; an upper bound for the others."""
+    engines = [tier.engine for tier in config.tiers.values()]
+    bounded = any(isinstance(e, OpenAIHTTPConfig) and e.dialect == "openai" for e in engines)
+    return 1.0 if bounded else 3.0
 
 
 def _model(engine: Any) -> str:

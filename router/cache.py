@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from router.cancellation import heeding_cancellation
+from policies.batches import Batches
 from router.codec import as_hit, decode_reply, encode_reply
 from router.keys import cache_key, seal, unseal
 
@@ -124,7 +124,7 @@ class RedisCache:
         prefix: str = "acr:answer:",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client: Any = client
+        self._batches = Batches(client)
         self._secret = secret
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
@@ -159,7 +159,7 @@ class RedisCache:
             return None
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await heeding_cancellation(self._client.execute_command(*command))
+                return await self._batches.execute(*command)
         except (RedisError, OSError, TimeoutError):
             self._counts.store_errors += 1
             self._resting_until_s = self._clock() + self._rest_s

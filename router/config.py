@@ -144,7 +144,10 @@ class CacheConfig(_Config):
 
 
 class AppConfig(_Config):
-    """Everything `build_app` needs. `local_keys` maps sha256 hex to a tenant, on one machine only."""
+    """Everything `build_app` needs. `local_keys` maps sha256 hex to a tenant, on one machine only.
+
+    `log_decisions` writes one line a request (`acr.decisions`): what was decided, never what was asked.
+    """
 
     tiers: dict[Name, TierConfig] = Field(min_length=1)
     classifier: ClassifierConfig = ClassifierConfig()
@@ -155,6 +158,7 @@ class AppConfig(_Config):
     http: HttpSettings = HttpSettings()
     ingress: IngressConfig = IngressConfig()
     lease_ttl_s: Seconds = 120.0
+    log_decisions: bool = True
     local_keys: dict[str, str] = Field(default_factory=dict)
 
     def policy_path(self) -> Path:

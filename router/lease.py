@@ -8,7 +8,6 @@ import logging
 from policies.errors import LeaseNotOpen, LedgerError, StoreUnavailable
 from policies.ledger import Ledger, Scopes, new_lease_id
 from router.background import Background
-from router.cancellation import heeding_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +34,8 @@ class Lease:
     async def reserve(self, scopes: Scopes, tokens: int) -> None:
         """Hold tokens. Raises BudgetDenied, StoreUnavailable."""
         try:
-            self.remaining_tokens = await heeding_cancellation(
-                self._ledger.reserve(self.id, self._tenant, scopes, tokens, self._ttl_s)
+            self.remaining_tokens = await self._ledger.reserve(
+                self.id, self._tenant, scopes, tokens, self._ttl_s
             )
         except (StoreUnavailable, asyncio.CancelledError):
             # Whether the hold was placed is unknown; freeing it by its id is right in both cases.

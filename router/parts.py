@@ -47,3 +47,4 @@ class Parts:
     engine_models: str
     lease_ttl_s: float = 60.0
     prompt_bytes_per_token: float = 3.0
+    log_decisions: bool = True

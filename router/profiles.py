@@ -40,6 +40,7 @@ def _on_cpu(engines: dict[str, EngineConfig], placement: Placement) -> AppConfig
         tiers={name: _tier(engine) for name, engine in engines.items()},
         classifier=ClassifierConfig(placement=placement, num_cpus=0.1, graceful_shutdown_timeout_s=5.0),
         ingress=IngressConfig(num_cpus=0.1, graceful_shutdown_timeout_s=5.0),
+        log_decisions=False,  # the local stack's logs go with it; the receipts tell the same
     )
 
 

@@ -22,7 +22,6 @@ from policies.planner import make_plan
 from policies.schema import TenantPolicy
 from router.background import Background
 from router.cache import as_hit, cache_key, decode_reply, encode_reply
-from router.cancellation import heeding_cancellation
 from router.decisions import log_decision
 from router.errors import ModelNotFound
 from router.execution import Execution, Outcome
@@ -65,6 +64,7 @@ class Visit:
         self.created_s = int(time.time())
         self.limits = LimitState()
         self.started = asyncio.Event()
+        self._left = False
 
     def head(self) -> dict[str, str]:
         """Headers that are known before the first token."""
@@ -76,9 +76,10 @@ class Visit:
                 await self._admit()
                 reply = await self._from_cache_or_tiers(emit)
             finally:
-                self._background.spawn(self._release_slot())
+                self._leave()
         receipt = replace(reply.receipt, decision_id=self.decision_id)
-        log_decision(self._caller, receipt, self._request.request_id)
+        if self._parts.log_decisions:
+            log_decision(self._caller, receipt, self._request.request_id)
         return replace(
             reply,
             id=self.id,
@@ -116,20 +117,24 @@ class Visit:
     async def _admit(self) -> None:
         """Rate limits and the concurrency slot. Raises LimitExceeded."""
         try:
-            usage = await heeding_cancellation(
-                self._parts.limits.admit(
-                    self._caller.tenant,
-                    self._tenant.limits,
-                    slot_id=self._slot_id,
-                    tokens=self._prompt_tokens(),
-                    slot_ttl_s=self._tenant.deadline_s.cap + SLOT_GRACE_S,
-                )
+            usage = await self._parts.limits.admit(
+                self._caller.tenant,
+                self._tenant.limits,
+                slot_id=self._slot_id,
+                tokens=self._prompt_tokens(),
+                slot_ttl_s=self._tenant.deadline_s.cap + SLOT_GRACE_S,
             )
         except StoreUnavailable:
             if self._tenant.on_store_error == "deny":
                 raise
             return
         self.limits = limit_state(usage)
+
+    def _leave(self) -> None:
+        """Give the concurrency slot back, once; nobody waits for it."""
+        if not self._left:
+            self._left = True
+            self._background.spawn(self._release_slot())
 
     async def _release_slot(self) -> None:
         await self._parts.limits.release_slot(self._caller.tenant, self._tenant.limits, self._slot_id)
@@ -189,6 +194,7 @@ class Visit:
         except Exception:
             await lease.settle(execution.spend.total)
             raise
+        self._leave()  # now, so that it travels with the settlement
         # The answer is there: what is owed for it is charged even if the caller leaves right now.
         charged = await asyncio.shield(self._background.spawn(lease.settle(outcome.spend.total)))
         return self._bill(outcome, plan, prediction, lease, charged, cache, execution.tier_seconds)

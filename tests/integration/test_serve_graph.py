@@ -192,11 +192,6 @@ def test_a_stream(service: Service) -> None:
     assert first_s < total_s / 4  # it comes as it is generated, through every layer
 
 
-def test_the_models_are_the_tiers(service: Service) -> None:
-    with service.client() as client:
-        assert [model.id for model in client.models.list()] == ["auto", "direct", "consistency", "search"]
-
-
 # -- leaving
 
 
