@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 Argument = str | int | bytes | float
 
@@ -66,11 +66,24 @@ class Batches:
                     reply.set_result(value)
 
     async def _pipelined(self, commands: list[Sequence[Argument]]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            return replies
+        """All commands down one connection, then all replies; half the work of redis-py's own pipeline."""
+        pool = self._client.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        replies: list[Any] = []
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response())
+                except ResponseError as error:  # this command's own; the next reply follows
+                    replies.append(error)
+        except BaseException:
+            # Replies may still be on their way: nobody else may read them.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
+        return replies
 
 
 class Script:

@@ -22,7 +22,7 @@ def connect(
     url: str,
     *,
     connect_timeout_s: float = 0.5,
-    command_timeout_s: float = 0.25,
+    command_timeout_s: float = 1.0,
     pool_timeout_s: float = 1.0,
     max_connections: int = 32,
     decode_responses: bool = True,
