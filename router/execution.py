@@ -19,7 +19,7 @@ from backends.task import (
     TierResult,
     TierTask,
 )
-from policies.errors import BudgetDenied
+from policies.errors import BudgetDenied, LedgerError
 from policies.plan import Plan, Step
 from policies.planner import escalate
 from router.errors import Overloaded, TierUnavailable
@@ -140,10 +140,15 @@ class Execution:
             return True
         try:
             await self._hold.extend(missing)
-        except BudgetDenied:
+        except LedgerError as error:
             if not self._results:
                 raise
-            self._reasons.append(f"the budget does not cover {step.arm}; the answer so far is given")
+            why = (
+                "the budget does not cover"
+                if isinstance(error, BudgetDenied)
+                else "no budget could be had for"
+            )
+            self._reasons.append(f"{why} {step.arm}; the answer so far is given")
             self._degraded = True
             return False
         return True

@@ -61,6 +61,10 @@ class Lease:
             self.remaining_tokens = await self._ledger.settle(self.id, used_tokens)
         except StoreUnavailable:
             self._background.spawn(self._settle_again(used_tokens))
+        except LeaseNotOpen:
+            # The store lost its data. The answer was paid for with compute and is given all the same.
+            log.error("lease %s is not in the store any more; nothing can be charged to it", self.id)
+            return 0
         return used_tokens
 
     def settle_abandoned(self, used_tokens: int) -> None:

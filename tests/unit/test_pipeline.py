@@ -12,6 +12,7 @@ from backends.engines.config import FakeFailure
 from backends.engines.fake import FakeConfig, FakeEngine
 from backends.task import Progress, TextDelta
 from backends.verifiers.base import VerifySpec
+from policies.errors import LeaseNotOpen
 from policies.errors import StoreUnavailable as LedgerDown
 from policies.memory_ledger import InMemoryLedger
 from router import errors as told
@@ -377,3 +378,27 @@ async def test_the_receipts_of_many_add_up_to_the_ledger() -> None:
     done = [r for r in await asyncio.gather(*work, return_exceptions=True) if isinstance(r, Reply)]
     assert len(done) >= 6  # the rest found the minute's budget held by others
     assert sum(reply.receipt.charged_tokens for reply in done) == await settled(service)
+
+
+async def test_a_store_that_lost_its_data_does_not_cost_the_caller_the_answer() -> None:
+    class Forgetful(InMemoryLedger):
+        async def settle(self, lease_id: str, used_tokens: int) -> int | None:
+            raise LeaseNotOpen(lease_id, "unknown")
+
+    service = await start_service(ledger=Forgetful())
+    reply = await service.pipeline.complete(ACME, request())
+    assert reply.choices[0].text == "Answer: 7"
+    assert reply.receipt.charged_tokens == 0
+
+
+async def test_a_store_that_goes_away_between_rungs_leaves_the_answer_so_far() -> None:
+    class NoMore(InMemoryLedger):
+        async def extend(self, lease_id: str, extra_tokens: int, part: str = "") -> int | None:
+            raise LedgerDown("gone")
+
+    service = await start_service(says("Answer: 99"), ledger=NoMore())
+    check = VerifySpec("number", maximum=10)
+    receipt = (await service.pipeline.complete(ACME, request(verify=check))).receipt
+    assert receipt.arms_tried == ("direct/direct",)
+    assert receipt.degraded
+    assert any("no budget could be had" in reason for reason in receipt.reasons)
