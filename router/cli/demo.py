@@ -93,7 +93,9 @@ def _ask_all(base_url: str, key: str) -> Table:
             text, usage = _ask(client, question)
             console.print(f"  {question.label}: {time.monotonic() - began:.1f} s")
             columns.append(_column(question, text, usage))
-    table = Table("", *(Column(question.label, overflow="fold") for question in QUESTIONS), show_lines=True)
+    heads = (Column(question.label, overflow="fold") for question in QUESTIONS)
+    caption = "budget left: of the tightest window, here this minute's"
+    table = Table("", *heads, show_lines=True, caption=caption, caption_justify="left")
     for name, *values in zip(ROWS, *columns, strict=True):
         table.add_row(name, *values)
     return table
