@@ -90,7 +90,8 @@ def test_the_cache_forgets_instead_of_refusing(run_dir: Path) -> None:
     with ValkeyProcess("cache", run_dir, max_memory_mib=4) as valkey:
         fill(valkey)
         assert client(valkey).get("k63") is not None
-        assert client(valkey).get("k0") is None
+        # Which ones went is its own affair: all were written within the second that its LRU clock counts.
+        assert 0 < client(valkey).dbsize() < 64
 
 
 def test_no_tcp_port_and_no_one_without_the_password(run_dir: Path) -> None:
