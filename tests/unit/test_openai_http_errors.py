@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
-from backends.engines.base import Chunk, Completion, Generation, Message, Sampling
-from backends.engines.config import OpenAIHTTPConfig
-from backends.engines.openai_http import OpenAIHTTPEngine
+from backends.engines.base import Chunk, Completion, Generation, Sampling
 from backends.engines.sse import MAX_EVENT_BYTES
 from backends.errors import ContextOverflow, EngineProtocolError, EngineUnavailable
-
-SECRET = "the caller's own words"
-MESSAGES = (Message("system", "Be brief."), Message("user", SECRET))
-USAGE = {"prompt_tokens": 20, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 16}}
-
-Handler = Callable[[httpx.Request], httpx.Response]
-
-
-def delta(text: str | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish, **more}]}
-
-
-def usage(**counts: Any) -> dict[str, Any]:
-    return {"choices": [], "usage": {**USAGE, **counts}}
-
-
-GOOD = [delta("Two"), delta(" plus"), delta("", "stop"), usage()]
+from tests.openai_replies import GOOD, MESSAGES, TEXT, Handler, connect, delta, run, usage
 
 
 def sse(events: list[Any], done: bool = True) -> bytes:
@@ -44,23 +25,6 @@ def streams(events: list[Any], done: bool = True) -> Handler:
     return lambda _: httpx.Response(
         200, content=sse(events, done), headers={"content-type": "text/event-stream"}
     )
-
-
-async def connect(handler: Handler, **config: Any) -> OpenAIHTTPEngine:
-    fields = {"base_url": "http://server/v1", "model": "m", "context_tokens": 4096, **config}
-    engine = OpenAIHTTPEngine(OpenAIHTTPConfig(**fields), transport=httpx.MockTransport(handler))
-    await engine.start()
-    return engine
-
-
-async def run(
-    engine: OpenAIHTTPEngine, sampling: Sampling | None = None, prefix: str = "", cache_scope: str = ""
-) -> tuple[list[Chunk], Completion]:
-    generation = Generation(MESSAGES, sampling or Sampling(16), prefix, cache_scope)
-    async with aclosing(engine.generate(generation)) as items:
-        *chunks, done = [item async for item in items]
-    assert isinstance(done, Completion)
-    return chunks, done  # type: ignore[return-value]
 
 
 async def answer(handler: Handler, **config: Any) -> Completion:
@@ -225,22 +189,22 @@ async def test_vllm_errors_without_an_envelope_are_read_too() -> None:
 async def test_an_overflow_without_numbers_reports_the_bound() -> None:
     with pytest.raises(ContextOverflow) as caught:
         await answer(lambda _: httpx.Response(400, json={"error": {"code": "context_length_exceeded"}}))
-    assert caught.value.prompt_tokens >= len(SECRET)
+    assert caught.value.prompt_tokens >= len(TEXT)
 
 
 async def test_an_error_inside_the_stream_is_unavailable() -> None:
-    events = [delta("Two"), {"error": {"message": SECRET, "type": "server_error", "code": 500}}]
+    events = [delta("Two"), {"error": {"message": TEXT, "type": "server_error", "code": 500}}]
     with pytest.raises(EngineUnavailable, match="server_error") as caught:
         await answer(streams(events))
-    assert SECRET not in str(caught.value)
+    assert TEXT not in str(caught.value)
 
 
 async def test_no_error_repeats_the_callers_words() -> None:
     for status in (400, 404, 422, 429, 500):
-        error = {"message": f"cannot parse {SECRET}", "type": f"bad {SECRET}", "code": SECRET}
+        error = {"message": f"cannot parse {TEXT}", "type": f"bad {TEXT}", "code": TEXT}
         with pytest.raises((EngineUnavailable, EngineProtocolError)) as caught:
             await answer(lambda _, s=status, e=error: httpx.Response(s, json={"error": e}))
-        assert SECRET not in str(caught.value)
+        assert TEXT not in str(caught.value)
 
 
 @pytest.mark.parametrize(
