@@ -89,9 +89,8 @@ class MemoryCache:
     async def put(self, key: str, tenant: str, value: bytes, ttl_s: float) -> None:
         if ttl_s <= 0:
             return
-        data = seal(self._secret, key, tenant, value)
-        if len(data) > self._max_bytes:
-            self._counts.too_large += 1
+        data = _closed(self._secret, key, tenant, value, self._max_bytes, self._counts)
+        if data is None:
             return
         self._drop(key)
         self._kept[key] = (data, self._clock() + ttl_s)
@@ -145,9 +144,8 @@ class RedisCache:
     async def put(self, key: str, tenant: str, value: bytes, ttl_s: float) -> None:
         if ttl_s <= 0:
             return
-        data = seal(self._secret, key, tenant, value)
-        if len(data) > self._max_bytes:
-            self._counts.too_large += 1
+        data = _closed(self._secret, key, tenant, value, self._max_bytes, self._counts)
+        if data is None:
             return
         ttl_ms = max(1, int(ttl_s * 1000))
         if await self._asked("SET", self._prefix + key, data, "PX", ttl_ms) is not None:
@@ -164,6 +162,17 @@ class RedisCache:
             self._counts.store_errors += 1
             self._resting_until_s = self._clock() + self._rest_s
             return None
+
+
+def _closed(
+    secret: bytes, key: str, tenant: str, value: bytes, max_bytes: int, counts: CacheCounts
+) -> bytes | None:
+    """What is stored for a value; None if that is too large."""
+    data = seal(secret, key, tenant, value)
+    if len(data) > max_bytes:
+        counts.too_large += 1
+        return None
+    return data
 
 
 def _opened(secret: bytes, key: str, tenant: str, data: object, counts: CacheCounts) -> bytes | None:
