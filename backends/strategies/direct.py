@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from backends.engines.base import Sampling
-from backends.errors import DeadlinePassed
+from backends.errors import BudgetTooSmall, DeadlinePassed
 from backends.strategies.base import Call, Run, StrategyResult
 
 
@@ -27,6 +27,11 @@ async def direct(run: Run) -> DirectResult:
     stop = "complete"
     try:
         async with asyncio.timeout_at(run.deadline):
+            if run.task.choices > 1:
+                # All or none: where a later choice were refused, the first would be drawn, and paid, twice.
+                whole = run.task.choices * (await run.prompt_tokens(messages) + asked.max_tokens)
+                if whole > run.tokens_left():
+                    raise BudgetTooSmall(whole, run.tokens_left())
             # The first choice warms the prefix cache for the others.
             calls.append(await run.call(messages, asked, show=run.task.stream_text))
             run.used += 1

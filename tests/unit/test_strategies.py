@@ -50,6 +50,14 @@ class TestDirect:
         assert run.spend.calls == 3
         assert run.spend.prompt_cached > 0  # the first one warmed the prefix cache
 
+    async def test_choices_that_the_budget_does_not_cover_are_refused_unspent(self) -> None:
+        """Room for the first and not for all: drawing it and asking again would pay for it twice."""
+        run = await run_on(says("a b c"), task(choices=3, temperature=1.0, budget_tokens=100, max_tokens=64))
+        with pytest.raises(BudgetTooSmall) as caught:
+            await direct(run)
+        assert caught.value.needed_tokens > 3 * 64
+        assert run.spend.total == 0
+
     async def test_a_deadline_gives_the_text_so_far(self) -> None:
         run = await run_on(says(" word" * 500, delay_s=0.005), task(timeout_s=0.1, max_tokens=500))
         result = await direct(run)
