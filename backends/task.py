@@ -49,7 +49,10 @@ class Spend:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One finished draw: a vote. `answer` is the canonical extracted answer, None if there is none."""
+    """One finished draw: a vote. `answer` is the canonical extracted answer, None if there is none.
+
+    `certainty` is its self-certainty where the engine tells alternatives (`verifiers/self_certainty.py`).
+    """
 
     text: str
     answer: str | None
@@ -58,11 +61,17 @@ class Sample:
     mean_logprob: float | None = None
     verified: bool | None = None
     tier: str = ""
+    certainty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StrategyParams:
-    """How an arm runs its strategy; every strategy reads the fields it knows."""
+    """How an arm runs its strategy; every strategy reads the fields it knows.
+
+    `scorer` names the verifier that ranks replies and steps (`backends.verifiers.scorers.SCORERS`). `weighted` makes
+    votes count by confidence. `rounds` bounds refinement. `subtrees` above 1 splits a beam into independent
+    ones (DVTS). `balance_temperature` is REBASE's.
+    """
 
     max_samples: int = 1
     temperature: float = 0.7
@@ -71,6 +80,11 @@ class StrategyParams:
     width: int = 4
     max_steps: int = 12
     step_tokens: int = 48
+    scorer: str = "logprob"
+    weighted: bool = False
+    rounds: int = 3
+    subtrees: int = 1
+    balance_temperature: float = 0.15
 
 
 @dataclass(frozen=True, slots=True)

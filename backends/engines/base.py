@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,13 +19,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one completion is drawn; `temperature` 0 is greedy."""
+    """How one completion is drawn; `temperature` 0 is greedy.
+
+    `top_logprobs` asks for the most likely alternatives of every token too (at most `info.top_logprobs`).
+    """
 
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class Completion:
     """The end of a completion, with the engine's own counts.
 
     `prompt_tokens` includes `cached_tokens` (served from the prefix cache, not computed).
-    `logprobs` are natural logs, one per completion token, empty where the engine gives none.
+    `logprobs` are natural logs, one per completion token, empty where the engine gives none; `top_logprobs`
+    are those of the likeliest tokens at each place, in falling order, where they were asked for.
     `stop_string` is the caller's stop string that ended it, which the text does not contain;
     `finish` is "stop" for that and for the model's own end, "length" for max_tokens.
     """
@@ -68,11 +73,16 @@ class Completion:
     cached_tokens: int = 0
     stop_string: str | None = None
     logprobs: tuple[float, ...] = field(default=())
+    top_logprobs: tuple[tuple[float, ...], ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is and can do; strategies check it before they spend anything."""
+    """What an engine is and can do; strategies check it before they spend anything.
+
+    `top_logprobs` is the most alternatives a token that it tells, 0 for none. `settings` is what the engine
+    was started with and operators ask about: speculative decoding, quantisation, prefix caching, parallelism.
+    """
 
     model: str
     context_tokens: int
@@ -81,6 +91,8 @@ class EngineInfo:
     seeds: bool = True
     exact_prompt_count: bool = True
     parallel: int = 1
+    top_logprobs: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

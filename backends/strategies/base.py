@@ -15,6 +15,7 @@ from backends.answers import extract
 from backends.engines.base import Completion, Engine, Generation, Message, Sampling
 from backends.errors import BudgetTooSmall, ContextOverflow, EngineError
 from backends.task import Progress, Sample, Spend, TextDelta, TierEvent, TierTask
+from backends.verifiers.base import RewardModel
 from backends.verifiers.caller import answer_kind, compile_check
 
 THINK = '\n\nThink step by step and give the final answer after "The answer is".'
@@ -41,7 +42,10 @@ class StrategyResult:
 
 @dataclass(slots=True)
 class Call:
-    """One engine call as it is counted: exact when it ended, the last chunk's count when it was cut off."""
+    """One engine call as it is counted: exact when it ended, the last chunk's count when it was cut off.
+
+    `verifier`: it scored replies and is no reply of its own.
+    """
 
     prompt_tokens: int
     cached_tokens: int = 0
@@ -49,6 +53,7 @@ class Call:
     pieces: list[str] = field(default_factory=list)
     completion: Completion | None = None
     kept: bool = False
+    verifier: bool = False
 
     @property
     def text(self) -> str:
@@ -67,9 +72,16 @@ class Run:
     """
 
     def __init__(
-        self, engine: Engine, task: TierTask, *, deadline: float, emit: Callable[[TierEvent], None]
+        self,
+        engine: Engine,
+        task: TierTask,
+        *,
+        deadline: float,
+        emit: Callable[[TierEvent], None],
+        reward: RewardModel | None = None,
     ) -> None:
         self.engine = engine
+        self.reward = reward
         self.task = task
         self.params = task.params
         self.deadline = deadline
@@ -87,13 +99,15 @@ class Run:
     def spend(self) -> Spend:
         """Tokens by kind so far, in-flight calls at their last known count."""
         kept = sum(call.completion_tokens for call in self.calls if call.kept)
+        verifier = sum(call.completion_tokens for call in self.calls if call.verifier)
         generated = sum(call.completion_tokens for call in self.calls)
         cached = sum(call.cached_tokens for call in self.calls)
         return Spend(
             prompt_computed=sum(call.prompt_tokens for call in self.calls) - cached,
             prompt_cached=cached,
             completion_kept=kept,
-            completion_discarded=generated - kept,
+            completion_discarded=generated - kept - verifier,
+            verifier=verifier,
             calls=len(self.calls),
         )
 
@@ -133,7 +147,13 @@ class Run:
     # -- draws
 
     async def call(
-        self, messages: tuple[Message, ...], sampling: Sampling, *, prefix: str = "", show: bool = False
+        self,
+        messages: tuple[Message, ...],
+        sampling: Sampling,
+        *,
+        prefix: str = "",
+        show: bool = False,
+        verifier: bool = False,
     ) -> Call:
         """One engine call. Raises BudgetTooSmall if the budget does not cover it whole.
 
@@ -148,7 +168,7 @@ class Run:
         if held > self.tokens_left():
             raise BudgetTooSmall(held, self.tokens_left())
         self._held_tokens += held
-        call = Call(prompt_tokens=prompt)
+        call = Call(prompt_tokens=prompt, verifier=verifier)
         self.calls.append(call)
         try:
             generation = Generation(messages, sampling, prefix, self.task.tenant)
@@ -226,7 +246,8 @@ class Run:
 
     def longest_unfinished(self) -> Call | None:
         """The cut-off call with the most text: the best so far when nothing was finished."""
-        return max((c for c in self.calls if c.text.strip()), key=lambda c: c.completion_tokens, default=None)
+        drawn = (c for c in self.calls if c.text.strip() and not c.verifier)
+        return max(drawn, key=lambda c: c.completion_tokens, default=None)
 
     def progress(self, samples: Sequence[Sample], leader: str | None, confidence: float | None) -> None:
         if self.task.progress:

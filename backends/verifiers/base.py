@@ -1,9 +1,14 @@
-"""The caller's own check of an answer, as data; `caller.py` compiles it."""
+"""The verifier seam: what a caller asks to be checked, and what scores replies."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from backends.strategies.base import Run
+    from backends.task import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +26,26 @@ class VerifySpec:
     maximum: float | None = None
     integer: bool = False
     choices: tuple[str, ...] = ()
+
+
+Scorer = Callable[["Run", "Sequence[Sample]"], Awaitable["list[float | None]"]]
+"""One signal about replies to `run.task`, whole or cut after a step: a score each, higher is better.
+
+None where a reply cannot be scored. Calls to an engine go through `run.call(..., verifier=True)`, so that
+they are counted and never exceed the budget. Raises StrategyUnsupported where the engine lacks what it
+needs, BudgetTooSmall where the budget does not cover it.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """What a reward model said of a reply: a score a step (one for the whole), and the tokens it read."""
+
+    steps: tuple[float, ...]
+    prompt_tokens: int
+
+
+class RewardModel(Protocol):
+    """A reward model somewhere else. Raises EngineUnavailable or EngineProtocolError."""
+
+    async def rewards(self, messages: Sequence[Any], reply: str) -> Rewards: ...
