@@ -68,9 +68,9 @@ class Sample:
 class StrategyParams:
     """How an arm runs its strategy; every strategy reads the fields it knows.
 
-    `scorer` names the verifier that ranks replies and steps (`backends.verifiers.scorers.SCORERS`). `weighted` makes
-    votes count by confidence. `rounds` bounds refinement. `subtrees` above 1 splits a beam into independent
-    ones (DVTS). `balance_temperature` is REBASE's.
+    `scorer` names what ranks replies and steps (`backends.verifiers.scorers.SCORERS`). `weighted` makes votes
+    count by confidence. `rounds` bounds refinement. `subtrees` above 1 splits a beam into independent ones
+    (DVTS). `balance_temperature` is REBASE's.
     """
 
     max_samples: int = 1
