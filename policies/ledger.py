@@ -80,16 +80,19 @@ class Ledger(Protocol):
         """
         ...
 
-    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> bool:
+    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> int | None:
         """Renew the lease and remember what it has used so far: what it is charged if it expires.
 
-        False if it is not open any more; an expired one is charged what came since its last checkpoint.
+        Returns the most that it was told, by anyone; None if it is not open any more. An expired one is
+        charged what came since its last checkpoint.
         """
         ...
 
-    async def settle(self, lease_id: str, used_tokens: int) -> int | None:
+    async def settle(self, lease_id: str, used_tokens: int, *, exact: bool = False) -> int | None:
         """Charge what was used, to the windows of the reservation, and free the rest. Repeats do nothing.
 
+        The lease's checkpoint is charged where it is larger, since whoever told it may be gone. `exact` is
+        for those who know all that was spent: a checkpoint may have counted a prompt by its upper bound.
         Returns what is left now, as reserve does. Raises LeaseNotOpen (unknown or released).
         """
         ...
@@ -142,12 +145,14 @@ class RedisLedger:
         extra = whole("extra_tokens", extra_tokens)
         return _left(await self._run("extend", lease_id, extra, part), lease_id)
 
-    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> bool:
+    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> int | None:
         used, ttl_ms = whole("used_tokens", used_tokens), milliseconds("ttl_s", ttl_s)
-        return bool((await self._run("checkpoint", lease_id, used, ttl_ms))[0] == "ok")
+        result = await self._run("checkpoint", lease_id, used, ttl_ms)
+        return int(result[1]) if result[0] == "ok" else None
 
-    async def settle(self, lease_id: str, used_tokens: int) -> int | None:
-        return _left(await self._run("settle", lease_id, whole("used_tokens", used_tokens)), lease_id)
+    async def settle(self, lease_id: str, used_tokens: int, *, exact: bool = False) -> int | None:
+        used = whole("used_tokens", used_tokens)
+        return _left(await self._run("settle", lease_id, used, int(exact)), lease_id)
 
     async def release(self, lease_id: str) -> None:
         result = await self._run("release", lease_id)

@@ -84,27 +84,29 @@ class InMemoryLedger:
             lease.parts.add(part)
         return self._left(lease)
 
-    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> bool:
+    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> int | None:
         whole("used_tokens", used_tokens)
         self._sweep()
         lease = self._leases.get(lease_id)
         if lease is None:
-            return False
+            return None
         if lease.state == "open":
             lease.checkpoint = max(lease.checkpoint, used_tokens)
             lease.expires_s = self._after(ttl_s)
-            return True
+            return lease.checkpoint
         if lease.state == "expired" and used_tokens > lease.charged:
             self._move(lease, used_tokens - lease.charged, 0)
             lease.charged = used_tokens
-        return False
+        return None
 
-    async def settle(self, lease_id: str, used_tokens: int) -> int | None:
+    async def settle(self, lease_id: str, used_tokens: int, *, exact: bool = False) -> int | None:
         whole("used_tokens", used_tokens)
         self._sweep()
         lease = self._leases.get(lease_id)
         if lease is None or lease.state == "released":
             raise LeaseNotOpen(lease_id, lease.state if lease else "unknown")
+        if not exact:
+            used_tokens = max(used_tokens, lease.checkpoint, lease.charged)
         if lease.state == "open":
             self._close(lease, "settled", used_tokens)
         elif lease.state == "expired":

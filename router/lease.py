@@ -49,18 +49,28 @@ class Lease:
             self.remaining_tokens = await self._ledger.extend(self.id, extra_tokens)
         self.held_tokens += extra_tokens
 
-    async def settle(self, used_tokens: int) -> int:
+    async def known_tokens(self, used_tokens: int) -> int | None:
+        """What this lease has spent as far as anyone told: `used_tokens`, or more, by a tier that is gone.
+
+        None where it is not open any more: the tier settled it as it left. Raises StoreUnavailable.
+        """
+        if not self.id:
+            return used_tokens
+        return await self._ledger.checkpoint(self.id, used_tokens, self._ttl_s)
+
+    async def settle(self, used_tokens: int, *, exact: bool = True) -> int:
         """Charge what was used, free the rest, and return what was charged.
 
-        An unreachable store is tried again in the background: the operation is idempotent by id, and the
-        lease expires into its checkpoint if the store stays away.
+        Not `exact`: a run was lost, and what it told last is charged where that is more. An unreachable store
+        is tried again in the background: the operation is idempotent by id, and the lease expires into its
+        checkpoint if the store stays away.
         """
         if not self.id:
             return 0
         try:
-            self.remaining_tokens = await self._ledger.settle(self.id, used_tokens)
+            self.remaining_tokens = await self._ledger.settle(self.id, used_tokens, exact=exact)
         except StoreUnavailable:
-            self._background.spawn(self._settle_again(used_tokens))
+            self._background.spawn(self._settle_again(used_tokens, exact=exact))
         except LeaseNotOpen:
             # The store lost its data. The answer was paid for with compute and is given all the same.
             log.error("lease %s is not in the store any more; nothing can be charged to it", self.id)
@@ -70,7 +80,7 @@ class Lease:
     def settle_abandoned(self, used_tokens: int) -> None:
         """The caller left while a tier was at work: the tier settles; this frees the lease if it cannot."""
         if self.id:
-            self._background.spawn(self._settle_again(used_tokens, wait_s=ABANDONED_AFTER_S))
+            self._background.spawn(self._settle_again(used_tokens, exact=False, wait_s=ABANDONED_AFTER_S))
 
     async def _free(self) -> None:
         try:
@@ -78,11 +88,11 @@ class Lease:
         except LedgerError:
             log.debug("lease %s was not there to release", self.id)
 
-    async def _settle_again(self, used_tokens: int, *, wait_s: float = 0.0) -> None:
+    async def _settle_again(self, used_tokens: int, *, exact: bool, wait_s: float = 0.0) -> None:
         for pause_s in (wait_s, 0.5, 2.0, 8.0):
             await asyncio.sleep(pause_s)
             try:
-                await self._ledger.settle(self.id, used_tokens)
+                await self._ledger.settle(self.id, used_tokens, exact=exact)
             except StoreUnavailable:
                 continue
             except LeaseNotOpen:

@@ -1,10 +1,12 @@
 -- Charges what a lease has used and frees its hold, once. An expired lease has been charged its checkpoint:
--- then the difference is charged, to the windows of the reservation.
--- KEYS: holds, lease. ARGV: id, tokens used.
+-- then the difference is charged, to the windows of the reservation. Whoever does not know all that was spent
+-- (exact is 0) charges no less than the checkpoint: the run that told it may be gone.
+-- KEYS: holds, lease. ARGV: id, tokens used, exact 0|1.
 -- Returns {ok, least left or -1} | {closed, state}.
 local used = tonumber(ARGV[2])
 
 local lease = load_lease(KEYS[2])
+if ARGV[3] ~= '1' then used = math.max(used, lease.checkpoint, lease.charged) end
 if lease.state == 'open' then
   close(lease, ARGV[1], 'settled', used)
 elseif lease.state == 'expired' then

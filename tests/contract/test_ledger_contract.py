@@ -200,6 +200,39 @@ async def test_more_than_was_held_is_charged_and_nothing_gets_negative(world: Wo
     assert await numbers(world) == (1500, 0)
 
 
+async def test_a_settlement_charges_what_a_lost_run_had_told(world: World) -> None:
+    await reserve(world, 300)
+    assert await world.ledger.checkpoint(world.lease(), 120, TTL_S) == 120
+    assert await world.ledger.settle(world.lease(), 40) == 880
+    assert await world.ledger.settle(world.lease(), 500) == 880  # by the run, which was not lost after all
+    assert await numbers(world) == (120, 0)
+
+
+async def test_more_than_the_checkpoint_is_charged_in_full(world: World) -> None:
+    await reserve(world, 300)
+    await world.ledger.checkpoint(world.lease(), 120, TTL_S)
+    await world.ledger.settle(world.lease(), 121)
+    assert await numbers(world) == (121, 0)
+
+
+async def test_who_knows_all_that_was_spent_may_charge_less_than_was_told(world: World) -> None:
+    """A checkpoint may have counted a prompt in flight by its upper bound."""
+    await reserve(world, 300)
+    await world.ledger.checkpoint(world.lease(), 120, TTL_S)
+    await world.ledger.settle(world.lease(), 100, exact=True)
+    await world.ledger.settle(world.lease(), 40)
+    assert await numbers(world) == (100, 0)
+
+
+async def test_a_checkpoint_returns_the_most_that_was_told(world: World) -> None:
+    await reserve(world, 300)
+    found = [await world.ledger.checkpoint(world.lease(), used, TTL_S) for used in (0, 50, 20)]
+    assert found == [0, 50, 50]
+    await world.ledger.settle(world.lease(), 20)
+    assert await world.ledger.checkpoint(world.lease(), 90, TTL_S) is None
+    assert await numbers(world) == (50, 0)
+
+
 async def test_settling_the_unknown(world: World) -> None:
     with pytest.raises(LeaseNotOpen, match="unknown"):
         await world.ledger.settle(world.lease(), 10)
@@ -276,12 +309,17 @@ async def test_a_late_settlement_charges_the_difference(world: World) -> None:
     assert await numbers(world) == (200, 0)
 
 
-async def test_a_late_settlement_below_the_checkpoint_gives_back(world: World) -> None:
-    await reserve(world, 300)
-    await world.ledger.checkpoint(world.lease(), 120, TTL_S)
+async def test_a_late_settlement_gives_nothing_back_unless_it_is_exact(world: World) -> None:
+    for name in ("lost", "known"):
+        await reserve(world, 300, name)
+        await world.ledger.checkpoint(world.lease(name), 120, TTL_S)
     await world.later(TTL_S)
-    await world.ledger.settle(world.lease(), 100)
-    assert await numbers(world) == (100, 0)
+    assert not await world.ledger.checkpoint(world.lease("lost"), 130, TTL_S)
+    assert await numbers(world) == (250, 0)
+    await world.ledger.settle(world.lease("lost"), 100)
+    assert await numbers(world) == (250, 0)
+    await world.ledger.settle(world.lease("known"), 100, exact=True)
+    assert await numbers(world) == (230, 0)
 
 
 async def test_a_late_checkpoint_charges_what_came_since(world: World) -> None:

@@ -418,6 +418,34 @@ async def a_late_settlement_is_not_charged_twice(world: World) -> None:
     assert await counted(world.ledger, world.tenant) == (80, 0)
 
 
+async def a_lost_run_is_not_forgiven(world: World) -> None:
+    await reserve(world, 100)
+    await world.ledger.checkpoint(world.lease(), 60, TTL_S)
+    await world.ledger.settle(world.lease(), 0)
+    assert await counted(world.ledger, world.tenant) == (60, 0)
+
+
+async def an_exact_settlement_is_believed(world: World) -> None:
+    await reserve(world, 100)
+    await world.ledger.checkpoint(world.lease(), 60, TTL_S)
+    await world.ledger.settle(world.lease(), 50, exact=True)
+    assert await counted(world.ledger, world.tenant) == (50, 0)
+
+
+async def what_was_told_last_is_kept(world: World) -> None:
+    await reserve(world, 100)
+    assert await world.ledger.checkpoint(world.lease(), 60, TTL_S) == 60
+    assert await world.ledger.checkpoint(world.lease(), 0, TTL_S) == 60
+
+
+async def what_was_spent_is_not_released(world: World) -> None:
+    await reserve(world, 100)
+    await world.ledger.checkpoint(world.lease(), 60, TTL_S)
+    with suppress(LeaseNotOpen):
+        await world.ledger.release(world.lease())
+    assert await counted(world.ledger, world.tenant) == (0, 100)
+
+
 async def a_released_id_holds_nothing_later(world: World) -> None:
     await world.ledger.release(world.lease())
     with suppress(LeaseNotOpen):
@@ -450,6 +478,10 @@ RULES: tuple[Rule, ...] = (
     a_crash_is_not_forgiven,
     a_crash_does_not_leak,
     a_late_settlement_is_not_charged_twice,
+    a_lost_run_is_not_forgiven,
+    an_exact_settlement_is_believed,
+    what_was_told_last_is_kept,
+    what_was_spent_is_not_released,
     a_released_id_holds_nothing_later,
     a_checkpoint_keeps_the_lease,
     an_extension_of_a_name_holds_once,
@@ -470,6 +502,10 @@ MUTANTS: tuple[tuple[Rule, str, str, str], ...] = (
     (a_crash_is_not_forgiven, "common", "'expired', lease.checkpoint", "'expired', 0"),
     (a_crash_does_not_leak, "common", "-lease.reserved)", "0)"),
     (a_late_settlement_is_not_charged_twice, "settle", "used - lease.charged", "used"),
+    (a_lost_run_is_not_forgiven, "settle", "math.max(used, lease.checkpoint, lease.charged)", "used"),
+    (an_exact_settlement_is_believed, "settle", "if ARGV[3] ~= '1' then", "if true then"),
+    (what_was_told_last_is_kept, "checkpoint", "math.max(used, lease.checkpoint)", "used"),
+    (what_was_spent_is_not_released, "release", "if lease.checkpoint > 0", "if false"),
     (a_released_id_holds_nothing_later, "release", "redis.call('HSET', KEYS[2], 'state', 'released')", ""),
     (a_checkpoint_keeps_the_lease, "checkpoint", "now_ms + tonumber(ARGV[3])", "now_ms"),
     (an_extension_of_a_name_holds_once, "extend", "if part ~= 'part:'", "if false"),
@@ -556,9 +592,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def checkpoint(self, lease: str, used: int, ttl_s: float) -> None:
         self.both(lambda ledger: ledger.checkpoint(self.world.lease(lease), used, ttl_s))
 
-    @rule(lease=st.sampled_from(LEASES), used=st.integers(0, 500))
-    def settle(self, lease: str, used: int) -> None:
-        self.both(lambda ledger: ledger.settle(self.world.lease(lease), used))
+    @rule(lease=st.sampled_from(LEASES), used=st.integers(0, 500), exact=st.booleans())
+    def settle(self, lease: str, used: int, exact: bool) -> None:
+        self.both(lambda ledger: ledger.settle(self.world.lease(lease), used, exact=exact))
 
     @rule(lease=st.sampled_from(LEASES))
     def release(self, lease: str) -> None:

@@ -375,7 +375,40 @@ def test_both_stores_are_embedded(service: Service) -> None:
     assert cache.config_get("maxmemory")["maxmemory"] == str(64 << 20)
 
 
-# -- dying (last: it takes a replica away)
+# -- dying (last: it takes replicas away)
+
+
+def open_leases(store: Redis) -> list[str]:
+    """Keys of the leases of the tenant demo that are not settled."""
+    keys = store.scan_iter("acr:{demo}:lease:*", count=1000)
+    return [key for key in keys if store.hget(key, "state") == "open"]
+
+
+def test_a_run_whose_tier_is_killed_is_charged_what_it_had_told(service: Service) -> None:
+    store = Redis.from_url(service.record.redis_url, decode_responses=True)
+    assert eventually(lambda: not open_leases(store), 8)
+    before, _ = service.used_and_held()
+    [pid] = service.pids("tier-direct")
+    with (
+        service.http() as http,
+        http.stream("POST", "/v1/chat/completions", json=ask(slow(5), stream=True)) as reply,
+    ):
+        lines = reply.iter_lines()
+        [lease] = open_leases(store)
+        assert eventually(lambda: int(store.hget(lease, "checkpoint") or 0) > 0, 10)
+        os.kill(pid, signal.SIGKILL)
+        rest = [line for line in lines if line.startswith("data: ")]
+    assert "error" in json.loads(rest[-1].removeprefix("data: "))
+    assert eventually(lambda: service.used_and_held()[1] == 0, 8)  # long before the lease would expire
+    told = int(store.hget(lease, "checkpoint") or 0)
+    assert store.hget(lease, "state") == "settled"
+    assert service.used_and_held()[0] - before == told > 0
+    assert sum(line.count("word") for line in rest) < SLOW_TOKENS
+
+    def answers() -> bool:
+        return refused(service, temperature=0.5).status_code == 200
+
+    assert eventually(answers, 60)
 
 
 def test_a_tier_that_dies_is_said_so_and_comes_back(service: Service) -> None:

@@ -1,0 +1,66 @@
+"""What a plan owes for its rungs, those that never told their end included."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from backends.task import Spend
+from policies.errors import StoreUnavailable
+
+
+class KnownSpend(Protocol):
+    """The lease, as it knows what was spent on it."""
+
+    async def known_tokens(self, used_tokens: int) -> int | None: ...
+
+
+class Owed:
+    """`spend` is what the rungs told that ended; `tokens` adds what lost ones had told the ledger.
+
+    It is `exact` unless a run is in flight, or was lost and nobody has said yet what it spent.
+    """
+
+    def __init__(self) -> None:
+        self.spend = Spend()
+        self.in_flight = False
+        self._lost_tokens = 0
+        self._unknown = False
+
+    @property
+    def tokens(self) -> int:
+        return self.spend.total + self._lost_tokens
+
+    @property
+    def exact(self) -> bool:
+        return not self.in_flight and not self._unknown
+
+    def start(self) -> None:
+        """A run is handed to its tier."""
+        self.in_flight = True
+
+    def end(self, spend: Spend | None) -> None:
+        """It ended and told what it spent, None for nothing."""
+        self.spend += spend or Spend()
+        self.in_flight = False
+
+    def lose(self) -> None:
+        """Its tier is gone, and with it the count of what it spent."""
+        self.in_flight = False
+        self._unknown = True
+
+    async def find_lost(self, lease: KnownSpend) -> int | None:
+        """Owe what the lost run had told the ledger, and return it.
+
+        None where the lease is closed: the tier shut down in order and settled what it had spent. A store
+        that does not answer leaves it inexact: the settlement then charges no less than was told.
+        """
+        try:
+            known = await lease.known_tokens(self.tokens)
+        except StoreUnavailable:
+            return 0
+        if known is None:
+            return None
+        lost = known - self.tokens
+        self._lost_tokens += lost
+        self._unknown = False
+        return lost
