@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.calibration import MAX_KNOTS, METHODS, Calibrator
-from classifier.errors import ArtifactCorrupt
+from classifier.confidence import COLUMNS, VERSION, Confidence
+from classifier.errors import ArtifactCorrupt, ArtifactIncompatible
 from classifier.features import COUNT, WIDTH
 from classifier.features.expand import EXPANDED
 from classifier.features.lexical import WORD_BUCKETS
@@ -55,6 +56,22 @@ def to_arrays(weights: Weights) -> dict[str, NDArray[Any]]:
         "novelty_radii": novelty.radii,
         "novelty_rare": novelty.rare.astype(np.int64),
         "novelty_rare_limit": np.array(novelty.rare_limit),
+        **_confidence_arrays(weights.confidences),
+    }
+
+
+def _confidence_arrays(confidences: Mapping[int, Confidence]) -> dict[str, NDArray[Any]]:
+    """One row a model, in the order of the arms; nothing where there are none."""
+    if not confidences:
+        return {}
+    models = [model for _, model in sorted(confidences.items())]
+    return {
+        "confidence_version": np.array(VERSION, dtype=np.int64),
+        "confidence_arms": np.array(sorted(confidences), dtype=np.int64),
+        "confidence_weights": np.array([model.weights for model in models]),
+        "confidence_centre": np.array([model.centre for model in models]),
+        "confidence_inverse": np.array([model.inverse for model in models]),
+        "confidence_floor": np.array([model.floor for model in models]),
     }
 
 
@@ -111,11 +128,33 @@ def from_arrays(arrays: Arrays, arms: int) -> Weights:
         head=head,
         token_head=token_head,
         novelty=novelty,
+        confidences=_confidences(reader, arms) if "confidence_version" in arrays else {},
     )
     unknown = sorted(set(arrays) - reader.seen)
     if unknown:
         raise ArtifactCorrupt(f"unknown arrays {', '.join(unknown)}; train the classifier again")
     return weights
+
+
+def _confidences(reader: _Reader, arms: int) -> dict[int, Confidence]:
+    if int(reader.whole("confidence_version", (), 2**31)) != VERSION:
+        raise ArtifactIncompatible(f"the confidence model is not of version {VERSION}; train it again")
+    count = reader.rows("confidence_arms")
+    at = reader.whole("confidence_arms", (count,), arms - 1).tolist()
+    if len(set(at)) != count:
+        raise ArtifactCorrupt("array 'confidence_arms' names an arm twice; train the classifier again")
+    weights = reader.real("confidence_weights", (count, COLUMNS))
+    if count and weights[:, 1].min() < 0.0:
+        raise ArtifactCorrupt(
+            "array 'confidence_weights' falls as the prior rises; train the classifier again"
+        )
+    centre = reader.real("confidence_centre", (count, 2)).tolist()
+    inverse = reader.real("confidence_inverse", (count, 2), 0.0).tolist()
+    floor = reader.real("confidence_floor", (count,), 0.0, 0.5).tolist()
+    return {
+        arm: Confidence(tuple(row), tuple(mid), tuple(scale), least)
+        for arm, row, mid, scale, least in zip(at, weights.tolist(), centre, inverse, floor, strict=True)
+    }
 
 
 class _Reader:

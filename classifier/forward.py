@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classifier.calibration import Calibrator, logit, sigmoid
+from classifier.confidence import Confidence
 from classifier.features.lexical import WORD_BUCKETS
 from classifier.ladders import raise_monotone
 
@@ -113,7 +115,8 @@ class Weights:
     """Everything that serving needs. Columns of the linear maps: arms' logits, then arms' log tokens.
 
     `mean`, `inverse` (EXPANDED,); `structural` (EXPANDED, 2 arms); `lexical` (WIDTH, 2 arms) float32;
-    `intercept` (2 arms,); `typical_tokens` (arms,) orders the arms by cost.
+    `intercept` (2 arms,); `typical_tokens` (arms,) orders the arms by cost. `confidences` by index of the
+    arm, for those that draw one sample; empty in artifacts from before there were any.
     """
 
     mean: Matrix
@@ -125,6 +128,7 @@ class Weights:
     head: Head
     token_head: TokenHead
     novelty: Novelty
+    confidences: Mapping[int, Confidence] = field(default_factory=dict)
 
     @property
     def arms(self) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from classifier.artifact import Artifact, load
+from classifier.confidence import Confidence, SampleFacts
 from classifier.features import extract
 from classifier.features.expand import expand
 from classifier.forward import standardise
@@ -22,7 +23,8 @@ class Prediction:
 
     `p` in (0, 1): calibrated p(success). `tokens`: expected completion tokens; `tokens_high`: their 95 %
     quantile. `difficulty` is 1 - p of the cheapest arm; `ood` in [0, 1] says how unlike the training prompts
-    this one is; `version` names the classifier.
+    this one is; `version` names the classifier. `confidences` judge a sample once it is there, for arms that
+    draw one; they travel with the prediction, so that judging it asks nobody.
     """
 
     p: Mapping[str, float]
@@ -31,6 +33,12 @@ class Prediction:
     difficulty: float
     ood: float
     version: str
+    confidences: Mapping[str, Confidence] = field(default_factory=dict)
+
+    def confidence(self, arm: str, sample: SampleFacts) -> float | None:
+        """P(right) of the one sample that `arm` drew, None where the classifier does not judge it."""
+        model = self.confidences.get(arm)
+        return None if model is None or arm not in self.p else model.of(self.p[arm], sample)
 
 
 class Predictor:
@@ -40,6 +48,8 @@ class Predictor:
         self._arms = artifact.arms
         self._weights = artifact.weights
         self._version = artifact.version
+        named = artifact.weights.confidences.items()
+        self._confidences = {artifact.arms[arm]: model for arm, model in named}
         self._cheapest = int(np.argmin(artifact.weights.typical_tokens))
 
     @classmethod
@@ -74,6 +84,7 @@ class Predictor:
             difficulty=1.0 - float(p[self._cheapest]),
             ood=float(ood[0]),
             version=self._version,
+            confidences=self._confidences,
         )
 
     def _named(self, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[str, float]:

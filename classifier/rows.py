@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from classifier.errors import InvalidRow
 
 _TURN = ("role", "content")
+_LARGEST_FACT = 1e9  # tokens, or nats below nothing: beyond this something else was written down
 
 
 class Row:
@@ -65,9 +66,34 @@ class Row:
             turns.append({"role": role, "content": content})
         return tuple(turns)
 
-    def samples(self) -> None:
-        if not isinstance(self._row.get("samples", []), list):
+    def samples(self) -> int:
+        """How many samples the row tells of."""
+        samples = self._row.get("samples", [])
+        if not isinstance(samples, list):
             self.fail("samples", "must be a list")
+        return len(samples)
+
+    def only_sample(self) -> tuple[float, float, float, float]:
+        """Of a row with one sample: mean log-probability, completion tokens, cut at its length (0 or 1),
+        answered (0 or 1); NaN for what the row does not tell."""
+        sample = self._row["samples"][0]
+        if not isinstance(sample, dict):
+            self.fail("samples", "must hold objects {answer, score, completion_tokens, mean_logprob}")
+        finish = sample.get("finish")
+        return (
+            self._fact(sample, "mean_logprob"),
+            self._fact(sample, "completion_tokens"),
+            math.nan if finish is None else float(finish == "length"),
+            float(sample["answer"] is not None) if "answer" in sample else math.nan,
+        )
+
+    def _fact(self, sample: Mapping[str, Any], name: str) -> float:
+        value = sample.get(name)
+        if value is None:
+            return math.nan
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST_FACT:
+            self.fail("samples", f"{name} must be a number or null")
+        return float(value)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from classifier.confidence import FACTS
 from classifier.errors import (
     DuplicateRow,
     EmptyTable,
@@ -40,13 +41,15 @@ class Item:
 class OutcomeTable:
     """Items x arms: `scores` in [0, 1] and completion `tokens`, both (n, arms) and NaN where missing.
 
-    Items keep the order of their first row; arms are sorted by name. `sha256` is of the file's bytes.
+    `facts` (n, arms, FACTS) tell of the sample behind a score, where an arm draws one only: mean
+    log-probability, completion tokens, cut at its length, answered (`confidence.SampleFacts`). Items keep the order of their first row; arms are sorted by name. `sha256` is of the file's bytes.
     """
 
     items: tuple[Item, ...]
     arms: tuple[str, ...]
     scores: NDArray[np.float64]
     tokens: NDArray[np.float64]
+    facts: NDArray[np.float64]
     sha256: str
 
     @property
@@ -67,6 +70,7 @@ class OutcomeTable:
             self.arms,
             self.scores[chosen],
             self.tokens[chosen],
+            self.facts[chosen],
             self.sha256,
         )
 
@@ -120,6 +124,8 @@ def parse_table(lines: Iterable[str], sha256: str = "") -> OutcomeTable:
     """Parse lines of a table; blank lines are skipped, unknown columns ignored. Raises as `read_table`."""
     items: dict[str, Item] = {}
     cells: dict[tuple[str, str], tuple[float, float]] = {}
+    lone: dict[tuple[str, str], tuple[float, ...]] = {}
+    voting: set[str] = set()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -136,7 +142,10 @@ def parse_table(lines: Iterable[str], sha256: str = "") -> OutcomeTable:
                 f"prompt {key[0]!r} with arm {key[1]!r} appears twice; keep one", number, "arm"
             )
         row.number("prompt_tokens", maximum=math.inf, default=0.0)
-        row.samples()
+        if (drawn := row.samples()) == 1:
+            lone[key] = row.only_sample()
+        elif drawn:
+            voting.add(key[1])
         cells[key] = (row.number("score", maximum=1.0), row.number("completion_tokens", maximum=math.inf))
     if not cells:
         raise EmptyTable("the table has no rows; record prompts first")
@@ -148,4 +157,16 @@ def parse_table(lines: Iterable[str], sha256: str = "") -> OutcomeTable:
     for (prompt_id, arm), (score, count) in cells.items():
         scores[row_of[prompt_id], column_of[arm]] = score
         tokens[row_of[prompt_id], column_of[arm]] = count
-    return OutcomeTable(tuple(items.values()), arms, scores, tokens, sha256)
+    facts = np.full((len(items), len(arms), FACTS), np.nan)
+    for (prompt_id, arm), told in lone.items():
+        if arm not in voting:
+            facts[row_of[prompt_id], column_of[arm]] = told
+    return OutcomeTable(tuple(items.values()), arms, scores, tokens, _with_cuts(facts), sha256)
+
+
+def _with_cuts(facts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the table does not say how samples ended, those of the greatest length were cut there."""
+    tokens, cut = facts[..., 1], facts[..., 2]
+    if not np.isnan(tokens).all():
+        facts[..., 2] = np.where(np.isnan(cut) & ~np.isnan(tokens), tokens >= np.nanmax(tokens), cut)
+    return facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupKFold
 
 from classifier.artifact import save
 from classifier.calibration import brier
+from classifier.confidence_fit import fit_confidences
 from classifier.evaluate import FrontierRow, arm_metrics, frontier
 from classifier.features.matrix import feature_matrix
 from classifier.model import ArmClassifier
@@ -36,7 +37,8 @@ class TrainReport:
     """What was trained and how well it does on what it had not seen.
 
     `held_out_items` and `held_out_families` are `evaluate.arm_metrics` by arm; the latter is None below three
-    families. `strength` and `distrust` are those of the final model, which is fitted on everything.
+    families. `confidence` is `confidence_fit.Fitted.metrics`. `strength` and `distrust` are those of the
+    final model, which is fitted on everything.
     """
 
     artifact: Path
@@ -50,6 +52,7 @@ class TrainReport:
     held_out_items: Mapping[str, Mapping[str, Any]]
     held_out_families: Mapping[str, Mapping[str, Any]] | None
     frontier: tuple[FrontierRow, ...]
+    confidence: Mapping[str, Mapping[str, Any]]
     strength: Strength
     distrust: float
 
@@ -84,6 +87,7 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
     items = arm_metrics(table.arms, held_out.p, table.scores, held_out.base)
     other = None if families is None else arm_metrics(table.arms, families.p, table.scores, families.base)
     rows = frontier(table.arms, held_out.p, held_out.tokens, table.scores, table.tokens)
+    confidence = fit_confidences(table, held_out.p, groups, seed)
     base_rates = dict(zip(table.arms, np.nanmean(table.scores, axis=0).tolist(), strict=True))
     typical = dict(zip(table.arms, model.typical_tokens_.tolist(), strict=True))
     card = {
@@ -97,6 +101,7 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
             "held_out_items": items,
             "held_out_families": other,
             "frontier": [asdict(row) for row in rows],
+            "confidence": confidence.metrics,
         },
         "strength": {**asdict(model.strength_), "distrust": distrust},
         "calibration": {arm: c.method for arm, c in zip(table.arms, model.head_.calibrators, strict=True)},
@@ -107,7 +112,8 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
             "scikit-learn": sklearn.__version__,
         },
     }
-    version = save(out, table.arms, model.export(), card)
+    judges = {table.arms.index(arm): judge for arm, judge in confidence.models.items()}
+    version = save(out, table.arms, replace(model.export(), confidences=judges), card)
     return TrainReport(
         artifact=Path(out),
         version=version,
@@ -120,6 +126,7 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
         held_out_items=items,
         held_out_families=other,
         frontier=tuple(rows),
+        confidence=confidence.metrics,
         strength=model.strength_,
         distrust=distrust,
     )

@@ -19,10 +19,13 @@ from backends.task import (
     TierResult,
     TierTask,
 )
+from policies.arm_spec import ONE_SAMPLE
 from policies.errors import BudgetDenied, LedgerError
-from policies.plan import Plan, Step
+from policies.plan import Plan, Step, Verdict
 from policies.planner import escalate
 from router.errors import Overloaded, TierUnavailable
+from router.judge import Judge, confidence_in
+from router.owed import KnownSpend, Owed
 from router.request import RouteRequest
 from router.tiers import TierClient
 
@@ -32,7 +35,7 @@ MIN_COMPLETION_TOKENS = 16  # less room than this for a reply is not worth its p
 Emit = Callable[[TextDelta | Progress], None]
 
 
-class Hold(Protocol):
+class Hold(KnownSpend, Protocol):
     """The lease as a plan needs it: more tokens, or BudgetDenied. `held_tokens` is what it covers."""
 
     id: str
@@ -72,10 +75,19 @@ class _Shown:
 
 
 class Execution:
-    """One plan being carried out. `spend` is right at any moment at which nothing is in flight."""
+    """One plan being carried out; `owed` is what it has to pay for so far."""
 
-    def __init__(self, tiers: TierClient, plan: Plan, request: RouteRequest, hold: Hold, tenant: str) -> None:
+    def __init__(
+        self,
+        tiers: TierClient,
+        plan: Plan,
+        request: RouteRequest,
+        hold: Hold,
+        tenant: str,
+        judge: Judge | None = None,
+    ) -> None:
         self._tiers = tiers
+        self._judge = judge
         self._plan = plan
         self._request = request
         self._hold = hold
@@ -85,8 +97,7 @@ class Execution:
         self._degraded = plan.degraded
         self._reasons = list(plan.reasons)
         self._results: list[tuple[Step, TierResult]] = []
-        self.spend = Spend()
-        self.in_flight = False
+        self.owed = Owed()
         self.tier_seconds = 0.0
 
     async def run(self, emit: Emit | None) -> Outcome:
@@ -108,7 +119,10 @@ class Execution:
                     raise
                 failure = failure or error
                 self._reasons.append(f"{step.arm} did not answer ({type(error).__name__})")
+                if not await self._may_go_on(step):
+                    break
                 continue
+            result = replace(result, confidence=confidence_in(step, result, self._judge))
             self._results.append((step, result))
             verdict = escalate(
                 self._plan,
@@ -117,6 +131,8 @@ class Execution:
                 verified=result.verified,
                 stop_reason=result.stop_reason,
             )
+            if shown.text and not verdict.accept:
+                verdict = Verdict(True, f"{step.arm} was shown as it was generated, so it stands")
             self._reasons.append(verdict.reason)
             if verdict.accept:
                 break
@@ -131,11 +147,20 @@ class Execution:
         """The first rung generates one text, and nothing that it says will lead to another rung."""
         start = self._plan.start
         believed = len(self._plan.steps) == 1 or start.p >= self._plan.quality_target
-        return start.strategy == "direct" and believed and self._request.verify is None
+        return start.strategy in ONE_SAMPLE and believed and self._request.verify is None
+
+    async def _may_go_on(self, step: Step) -> bool:
+        """After `step` failed: its tokens are found where it was lost, and the lease must still be open."""
+        if self.owed.exact:
+            return True
+        lost = await self.owed.find_lost(self._hold)
+        if lost:
+            self._reasons.append(f"{step.arm} had spent at least {lost} tokens, which are charged")
+        return lost is not None
 
     async def _covered(self, step: Step) -> bool:
         """Make the lease cover this rung too; False if the budget refuses and there is an answer to give."""
-        missing = self.spend.total + step.budget_tokens - self._hold.held_tokens
+        missing = self.owed.tokens + step.budget_tokens - self._hold.held_tokens
         if missing <= 0:
             return True
         try:
@@ -165,7 +190,7 @@ class Execution:
         extra = short.needed_tokens - short.budget_tokens
         wanted = task.budget_tokens + extra
         ceiling = self._ceiling_tokens
-        if ceiling is None or self.spend.total + wanted <= ceiling:
+        if ceiling is None or self.owed.tokens + wanted <= ceiling:
             try:
                 await self._hold.extend(extra)
                 return replace(task, budget_tokens=wanted)
@@ -182,20 +207,21 @@ class Execution:
     async def _call(self, step: Step, task: TierTask, emit: Emit | None) -> TierResult:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        self.in_flight = True
+        self.owed.start()
         try:
             result = await self._answer(step.tier, task, emit)
         except BackendError as error:
-            self.spend += error.spend or Spend()
-            self.in_flight = False
+            self.owed.end(error.spend)
             raise
-        except (TierUnavailable, Overloaded):
-            self.in_flight = False
+        except TierUnavailable:
+            self.owed.lose()
+            raise
+        except Overloaded:
+            self.owed.end(None)  # it never ran
             raise
         finally:
             self.tier_seconds += loop.time() - started
-        self.in_flight = False
-        self.spend += result.spend
+        self.owed.end(result.spend)
         return result
 
     async def _answer(self, tier: str, task: TierTask, emit: Emit | None) -> TierResult:
@@ -219,7 +245,7 @@ class Execution:
         )
         temperature = request.temperature
         if temperature is None:
-            temperature = params.temperature if step.strategy == "direct" else 0.0
+            temperature = params.temperature if step.strategy in ONE_SAMPLE else 0.0
         sampling = Sampling(
             max_tokens=step.max_tokens,
             temperature=temperature,
@@ -236,7 +262,7 @@ class Execution:
             budget_tokens=step.budget_tokens,
             timeout_s=max(0.001, self._ends_at - asyncio.get_running_loop().time()),
             tenant=self._tenant,
-            spent_before_tokens=self.spend.total,
+            spent_before_tokens=self.owed.tokens,
             verify=request.verify,
             evidence=self._evidence(),
             choices=request.n,
@@ -250,7 +276,8 @@ class Execution:
     def _outcome(self) -> Outcome:
         step, result = self._results[-1]
         results = [r for _, r in self._results]
-        generated = self.spend.completion - self.spend.verifier
+        spend = self.owed.spend
+        generated = spend.completion - spend.verifier
         # A chosen sample that was carried in was paid for by an earlier rung.
         carried = next((s.completion_tokens for s in result.samples if s.text == result.texts[0]), 0)
         kept = min(result.spend.completion_kept or carried, generated)
@@ -259,7 +286,7 @@ class Execution:
             step=step,
             arms_tried=tuple(s.arm for s, _ in self._results),
             # What an earlier rung kept is discarded once a later one gives the answer.
-            spend=replace(self.spend, completion_kept=kept, completion_discarded=generated - kept),
+            spend=replace(spend, completion_kept=kept, completion_discarded=generated - kept),
             used=sum(r.used for r in results),
             cancelled=sum(r.cancelled for r in results),
             gpu_seconds=sum(r.gpu_seconds for r in results),

@@ -51,6 +51,8 @@ def show(report: TrainReport, console: Console) -> None:
         console.print("Held-out families: none (the table has fewer than three)")
     else:
         console.print(_calibration("Held-out families", report.held_out_families, report.typical_tokens))
+    if report.confidence:
+        console.print(_confidence(report))
     if report.frontier:
         console.print(_routing(report))
     console.print(f"classifier {report.version} in {report.artifact}", highlight=False, soft_wrap=True)
@@ -67,6 +69,17 @@ def _calibration(title: str, metrics: Mapping[str, Mapping[str, Any]], tokens: M
             f"{tokens[arm]:,.0f}",
             *(_figure(figures[name]) for name in ("brier", "brier_base", "ece", "ece_floor", "auc")),
         )
+    return table
+
+
+def _confidence(report: TrainReport) -> Table:
+    table = _table("Confidence in one sample, held-out prompts", "arm", ("prompts", "Brier", "ECE", "AUC"))
+    table.caption = "prior: before the sample is seen; a sample that adds nothing to it leaves it as it is"
+    for arm, found in report.confidence.items():
+        for name in ("prior", "confidence"):
+            said = "the prior again" if name == "confidence" and not found["fitted"] else name
+            figures = (_figure(found[name][figure]) for figure in ("brier", "ece", "auc"))
+            table.add_row(f"{arm}, {said}", f"{found['items']:,}", *figures)
     return table
 
 

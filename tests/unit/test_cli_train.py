@@ -22,6 +22,7 @@ FIGURES = {
     "ece_floor": 0.05,
     "auc": None,
 }
+JUDGED = {"brier": 0.123, "ece": 0.04, "ece_floor": 0.05, "auc": None}
 
 
 def report(**changes: object) -> TrainReport:
@@ -37,6 +38,10 @@ def report(**changes: object) -> TrainReport:
         "held_out_items": {"consistency/sc16": FIGURES},
         "held_out_families": {"consistency/sc16": FIGURES},
         "frontier": (FrontierRow("oracle", 0.9, 12_345.0, 0.4),),
+        "confidence": {
+            "direct/direct": {"items": 617, "fitted": True, "confidence": JUDGED, "prior": JUDGED},
+            "direct/cot": {"items": 12, "fitted": False, "confidence": JUDGED, "prior": JUDGED},
+        },
         "strength": Strength(0.01, 10.0, 1.0),
         "distrust": 0.5,
     }
@@ -64,6 +69,17 @@ def test_everything_fits_into_eighty_columns() -> None:
     ):
         assert part in text
     assert "+0.500" in text
+    assert "0.123" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert [line[:2] for line in lines if line[:1] == ["direct/direct,"]] == [
+        ["direct/direct,", "prior"],
+        ["direct/direct,", "confidence"],
+    ]
+
+
+def test_a_sample_that_adds_nothing_is_said_to() -> None:
+    assert "direct/cot, the prior again" in printed(report())
+    assert "Confidence" not in printed(report(confidence={}))
 
 
 def test_what_is_missing_is_said() -> None:
