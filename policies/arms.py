@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from policies.plan import ArmEstimate
-from policies.schema import ONE_SAMPLE, TREE_SEARCH, ArmSpec
+from policies.arm_spec import ONE_SAMPLE, STRATEGIES, TREE_SEARCH, ArmSpec
+from policies.bounds import Load, Work
+from policies.plan import ArmEstimate, Param
 
 MIN_COMPLETION_TOKENS = 16  # a completion that may say less is not worth its prompt
 THINK_PROMPT_TOKENS = 48  # asking for reasoning lengthens the prompt by about 30; tokenizers differ
@@ -29,55 +30,59 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An arm drawing `samples` samples (or choices). `estimate` is for that many; None: not predicted."""
+    """An arm drawing `samples` samples (or choices). `estimate` is for that many; None: not predicted.
+
+    `single` is the best that is predicted for one sample: the highest p, the longest reply.
+    """
 
     name: str
     spec: ArmSpec
     samples: int
     estimate: ArmEstimate | None = None
+    single: ArmEstimate | None = None
 
     @property
     def p(self) -> float:
         return self.estimate.p if self.estimate else 0.0
 
     @property
-    def tokens(self) -> float:
-        """Expected completion tokens; without a prediction only the samples tell arms apart."""
-        return self.estimate.tokens if self.estimate else float(self.samples)
-
-    @property
     def one_sample(self) -> bool:
         return self.spec.strategy in ONE_SAMPLE
 
     @property
-    def strategy_name(self) -> str:
-        """What a caller calls it: `direct` that thinks first is `cot`."""
-        return "cot" if self.spec.strategy == "direct" and self.spec.think else self.spec.strategy
+    def plainness(self) -> int:
+        """0 for the plainest strategy."""
+        return STRATEGIES.index(self.spec.strategy)
 
-    def value(self, cost_weight: float) -> float:
-        """p - lambda * cost (arXiv 2604.14853). Prompts are left out: every arm computes them once."""
-        return self.p - cost_weight * self.tokens / 1000.0
-
-    def params(self) -> Mapping[str, int | float | bool]:
-        """The fields of a strategy's parameters."""
+    def params(self) -> Mapping[str, Param]:
+        """The fields of a strategy's parameters, bounded by the samples."""
+        spec = self.spec
         samples = 1 if self.one_sample else self.samples
+        width = min(spec.width, samples)
         return {
             "max_samples": samples,
-            "temperature": self.spec.temperature,
-            "think": self.spec.think,
-            "confidence": self.spec.confidence,
-            "width": min(self.spec.width, samples),
-            "max_steps": self.spec.max_steps,
-            "step_tokens": self.spec.step_tokens,
+            "temperature": spec.temperature,
+            "think": spec.think,
+            "confidence": spec.confidence,
+            "width": width,
+            "max_steps": spec.max_steps,
+            "step_tokens": spec.step_tokens,
+            "scorer": spec.scorer,
+            "weighted": spec.weighted,
+            "rounds": samples - 1 if spec.strategy == "refine" else spec.rounds,
+            "subtrees": math.gcd(width, spec.subtrees),
+            "balance_temperature": spec.balance_temperature,
         }
 
-    def resized(self, samples: int, p_one: float | None) -> Candidate:
-        """The arm with other samples than its estimate is for.
+    def resized(self, samples: int) -> Candidate:
+        """The arm with other samples than its estimate is for; refinement has no more than its own rounds.
 
         Fewer samples cost at most their share of `tokens_high`: an arm that mostly stops early hardly gets
-        cheaper. p falls with log(samples) to `p_one`, the best of the one-sample arms, since votes pay about
-        logarithmically. More samples are charged in full and not credited with a higher p.
+        cheaper. p falls with log(samples) to the best of one sample, since votes pay about logarithmically.
+        More samples are charged in full and not credited with a higher p.
         """
+        if self.spec.strategy == "refine":
+            samples = min(samples, self.spec.replies)
         if samples == self.samples:
             return self
         estimate = self.estimate
@@ -85,13 +90,28 @@ class Candidate:
             factor = samples / self.samples
             high, p = estimate.tokens_high * factor, estimate.p
             tokens = estimate.tokens * factor if factor > 1 else min(estimate.tokens, high)
-            if p_one is not None and samples < self.samples:
-                low = min(p, p_one)
+            if self.single is not None and samples < self.samples:
+                low = min(p, self.single.p)
                 p = low + (p - low) * math.log(samples) / math.log(self.samples)
             estimate = ArmEstimate(p, tokens, high)
-        return Candidate(self.name, self.spec, samples, estimate)
+        return replace(self, samples=samples, estimate=estimate)
 
-    # -- bounds, in tokens processed and generated
+    # -- costs, in tokens processed and generated: what a budget is charged
+
+    def value(self, cost_weight: float, size: Size) -> float:
+        """p - lambda * cost (arXiv 2604.14853), the cost in thousands of charged tokens."""
+        return self.p - cost_weight * self.charged_tokens(size) / 1000.0
+
+    def charged_tokens(self, size: Size) -> float:
+        """What is expected to be charged; without a prediction the hard bound tells arms apart."""
+        return self.expected(size).total if self.estimate else float(self.hard_tokens(size))
+
+    def expected(self, size: Size) -> Load:
+        """Calls and tokens as predicted; the most, where nothing is."""
+        if self.estimate is None:
+            return self.work(size).most()
+        reply = self.single.tokens if self.single else None
+        return self.work(size).expected(self.estimate.tokens, None if self.one_sample else reply)
 
     def prompt_tokens(self, size: Size) -> int:
         return size.prompt_tokens + (THINK_PROMPT_TOKENS if self.spec.think else 0)
@@ -102,45 +122,41 @@ class Candidate:
         return calls * (self.prompt_tokens(size) + size.floor_tokens)
 
     def hard_tokens(self, size: Size) -> int:
-        """What the arm can spend at most.
-
-        Samples: n * (prompt + max_tokens). Tree search resubmits prompt and path for each of n children of
-        each of s steps of t tokens: n * (s * prompt + t * s(s+1)/2).
-        """
-        if self.spec.strategy in TREE_SEARCH:
-            return self._tree_prompts(size) + self.samples * self._steps(size) * self.spec.step_tokens
-        return self.samples * (self.prompt_tokens(size) + size.max_tokens)
+        """What the arm can spend at most (`policies.bounds`)."""
+        return math.ceil(self.work(size).most().total)
 
     def reserve_tokens(self, size: Size) -> int:
-        """What is held for the arm, and handed to it as its budget.
+        """What is held for the arm, and handed to it as its budget. Never above the hard bound.
 
-        One sample: the hard bound. More: all prompts, what the completions come to with a margin, and one
-        whole completion more, since a strategy draws only samples that fit whole. Never above the hard bound.
+        One sample: the hard bound, so that no reply is cut short. More: what the completions come to at their
+        95 % quantile, with a margin; every prompt that goes with them; and one whole reply more, since only
+        draws that fit whole are made, and a search keeps enough back to write one. A run that would need
+        more than that, one in twenty, ends with the best it has, as it would at its deadline. Where nothing
+        is predicted that could tell: the hard bound.
         """
-        hard = self.hard_tokens(size)
-        if self.one_sample or self.estimate is None:
+        work, hard = self.work(size), self.hard_tokens(size)
+        if self.one_sample:
             return hard
-        if self.spec.strategy in TREE_SEARCH:
-            prompts = self._tree_prompts(size)
+        if self.estimate is not None:
+            high = HIGH_MARGIN * self.estimate.tokens_high
+        elif self.single is not None:
+            high = work.completions(HIGH_MARGIN * self.single.tokens_high)
         else:
-            prompts = self.samples * self.prompt_tokens(size)
-        expected = math.ceil(HIGH_MARGIN * self.estimate.tokens_high)
-        return min(hard, prompts + expected + size.max_tokens)
+            return hard
+        spare = work.longest_reply
+        if self.spec.strategy in TREE_SEARCH:
+            spare += work.prompt_tokens
+        return min(hard, math.ceil(work.expected(high, None).total) + spare)
 
-    def fitted(self, size: Size, room: int, p_one: float | None, least: int = 1) -> Candidate | None:
+    def fitted(self, size: Size, room: int, least: int = 1) -> Candidate | None:
         """The arm with as many samples as `room` tokens hold, None if fewer than `least`."""
         if self.one_sample:
             return self if self.reserve_tokens(size) <= room else None
         for samples in range(self.samples, least - 1, -1):
-            smaller = self.resized(samples, p_one)
+            smaller = self.resized(samples)
             if smaller.reserve_tokens(size) <= room:
                 return smaller
         return None
 
-    def _steps(self, size: Size) -> int:
-        return min(self.spec.max_steps, -(-size.max_tokens // self.spec.step_tokens))
-
-    def _tree_prompts(self, size: Size) -> int:
-        steps = self._steps(size)
-        paths = self.spec.step_tokens * steps * (steps - 1) // 2
-        return self.samples * (steps * self.prompt_tokens(size) + paths)
+    def work(self, size: Size) -> Work:
+        return Work(self.spec, self.samples, self.prompt_tokens(size), size.max_tokens)

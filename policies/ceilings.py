@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
+from policies.arm_spec import TIERS
 from policies.arms import Size
 from policies.errors import BudgetExhausted, CeilingExceeded, RequestTooLarge, TierForbidden, UnknownTier
 from policies.plan import Ask
-from policies.schema import EFFORTS, MAX_TOKENS, TIERS, EffortRule, Policy, TenantPolicy
+from policies.schema import EFFORTS, MAX_TOKENS, EffortRule, Policy, TenantPolicy
 
 
 @dataclass(frozen=True, slots=True)

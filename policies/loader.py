@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from policies.arm_spec import FieldProblem
 from policies.errors import PolicyFileError
-from policies.schema import FieldProblem, Policy, PolicyDocument
+from policies.schema import Policy, PolicyDocument
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16

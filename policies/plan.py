@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+Param = int | float | bool | str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
@@ -45,15 +47,16 @@ class Step:
     """One rung of a plan.
 
     `max_tokens` bounds each completion, `budget_tokens` everything that the rung may process and generate
-    (prompts included). `params` are the fields of a strategy's parameters. `escalate_below` is the confidence
-    under which the next rung is tried. `net_gain` is what the rung adds over the one before it, in success
+    (prompts included). `expected_tokens` is what the rung is expected to be charged, its bound where nothing
+    is predicted. `params` are the fields of a strategy's parameters. `escalate_below` is the confidence under
+    which the next rung is tried. `net_gain` is what the rung adds over the one before it, in success
     probability, after its extra tokens are paid for with the cost weight; 0 for the first.
     """
 
     arm: str
     tier: str
     strategy: str
-    params: Mapping[str, int | float | bool]
+    params: Mapping[str, Param]
     max_tokens: int
     budget_tokens: int
     p: float
@@ -68,6 +71,7 @@ class Plan:
 
     The steps' budgets add up to no more than the request's ceilings and the budget that was left. Reserve the
     first step's; extend the lease by the next one's before it runs. `degraded`: less than was asked for.
+    `hopeless`: no arm is predicted to meet the target, or to be worth more than the cheapest, which answers.
     """
 
     steps: tuple[Step, ...]
@@ -76,6 +80,7 @@ class Plan:
     degraded: bool
     quality_target: float
     policy_version: str
+    hopeless: bool = False
 
     @property
     def start(self) -> Step:

@@ -1,8 +1,9 @@
 """Prediction + policy + budget + load -> plan. Pure: no clock, no store, no randomness.
 
 The start is the cheapest arm predicted to meet the quality target; if none is, the one with the best
-p - cost_weight * tokens / 1000 (arXiv 2604.14853). Evidence decides later whether the ladder behind it is
-climbed (`escalate`).
+p - cost_weight * tokens / 1000 (arXiv 2604.14853). Tokens are those that will be charged: the prompts of all
+calls too, or a search, which resubmits its paths, would seem cheaper than it is. Evidence decides later
+whether the ladder behind it is climbed (`escalate`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from policies.arm_spec import ONE_SAMPLE, TIERS
 from policies.arms import Candidate, Size
+from policies.candidates import able
 from policies.ceilings import Ceilings, ceilings, refuse_low_budget
-from policies.errors import NoArm, RequestTooLarge
+from policies.errors import NoArm
 from policies.plan import ArmEstimate, Ask, Plan, Step, Verdict
-from policies.schema import MAX_TOKENS, TIERS, Policy, TenantPolicy
+from policies.schema import MAX_TOKENS, Policy, TenantPolicy
 
 HOPELESS_GAIN = 0.02  # predictions are not finer than this: a smaller gain is no reason to pay more
 
@@ -38,8 +41,7 @@ def make_plan(
     Raises UnknownTier, TierForbidden, CeilingExceeded, NoArm, RequestTooLarge, BudgetExhausted.
     """
     bounds = ceilings(ask, tenant, policy)
-    p_one = _best_single(policy, estimates)
-    candidates = _candidates(ask, policy, estimates, bounds, p_one)
+    candidates = able(ask, policy, estimates, bounds)
     choice, outage = _available_start(ask, candidates, bounds, available_tiers)
     reasons = [*bounds.reasons, *outage, choice.reason]
     here = [c for c in candidates if c.spec.tier in available_tiers]
@@ -49,7 +51,7 @@ def make_plan(
     if needed > room:
         if tenant.on_low_budget == "deny" or not bounds.may_degrade:
             refuse_low_budget(needed, room, tenant, retry_after_s)
-        smaller = _smaller(choice.arm, here, bounds, room, p_one)
+        smaller = _smaller(choice.arm, here, bounds, room)
         if smaller is None:
             refuse_low_budget(choice.arm.least_tokens(bounds.size), room, tenant, retry_after_s)
         start = _step(smaller, bounds, room, tenant)
@@ -61,8 +63,16 @@ def make_plan(
     steps = [start]
     if choice.ladder and needed <= room:
         left = min(room, bounds.total_tokens) - start.budget_tokens
-        steps += _ladder(choice.arm, here, bounds, left, tenant, p_one)
-    return Plan(tuple(steps), bounds.timeout_s, tuple(reasons), degraded, bounds.target, policy.version)
+        steps += _ladder(choice.arm, here, bounds, left, tenant)
+    return Plan(
+        tuple(steps),
+        bounds.timeout_s,
+        tuple(reasons),
+        degraded,
+        bounds.target,
+        policy.version,
+        choice.hopeless,
+    )
 
 
 def escalate(
@@ -70,8 +80,9 @@ def escalate(
 ) -> Verdict:
     """Is the answer of step `index` good enough, or does the plan go on with the next step?
 
-    A caller's check outranks everything, then what is possible, then the strategy's own confidence. Without
-    any evidence the prediction decides.
+    A caller's check outranks everything, then what is possible, then the confidence. That of a single sample
+    is a probability of being right (first-accept, arXiv 2601.02970): where it is too low, the next step must
+    still be worth its tokens. Without any evidence the prediction decides.
     """
     step = plan.steps[index]
     if verified:
@@ -87,8 +98,15 @@ def escalate(
         return Verdict(True, "the answers cannot be compared, so more samples would settle nothing")
     if confidence is not None:
         said = f"{step.arm} is {confidence:.2f} confident, {step.tier} needs {step.escalate_below:.2f}"
-        accept = confidence >= step.escalate_below
-        return Verdict(accept, said if accept else f"{said}; {following.arm} tries next")
+        if confidence >= step.escalate_below:
+            return Verdict(True, said)
+        if step.strategy in ONE_SAMPLE:
+            if confidence >= step.p >= plan.quality_target:
+                return Verdict(True, f"{said}; no less than was predicted, and enough for the target")
+            worth, price = _worth_and_price(step, following, confidence)
+            if worth <= price:
+                return Verdict(True, f"{said}; {following.arm} would add {worth:.3f} and cost {price:.3f}")
+        return Verdict(False, f"{said}; {following.arm} tries next")
     if step.p >= plan.quality_target:
         return Verdict(
             True, f"{step.arm} was predicted ({step.p:.2f}) to meet the target, and nothing speaks against it"
@@ -99,80 +117,15 @@ def escalate(
     return Verdict(True, f"{step.arm} gives no confidence, and no further step is predicted to pay")
 
 
-# -- candidates
+def _worth_and_price(step: Step, following: Step, confidence: float) -> tuple[float, float]:
+    """What `following` adds now that `step`'s answer is known to be right with `confidence`, and its tokens.
 
-
-def _best_single(policy: Policy, estimates: Mapping[str, ArmEstimate]) -> float | None:
-    single = [estimates[n].p for n, s in policy.arms.items() if n in estimates and s.max_samples == 1]
-    return max(single, default=None)
-
-
-def _candidates(
-    ask: Ask, policy: Policy, estimates: Mapping[str, ArmEstimate], bounds: Ceilings, p_one: float | None
-) -> list[Candidate]:
-    """The arms that answer to what was asked, cut to the ceilings; never empty."""
-    arms = [
-        Candidate(name, spec, spec.max_samples, estimates.get(name)) for name, spec in policy.arms.items()
-    ]
-    arms = [arm for arm in arms if arm.spec.tier in bounds.tiers]
-    if ask.strategy is not None:
-        arms = [arm for arm in arms if ask.strategy == arm.strategy_name]
-    if ask.choices > 1:
-        # Several choices are several answers to keep: nothing is left to vote on.
-        arms = [arm for arm in arms if arm.one_sample and arm.spec.tier == "direct"]
-        arms = [arm.resized(ask.choices, p_one) for arm in arms]
-    if not arms:
-        raise NoArm(_why_none(ask, bounds))
-    if ask.choices == 1:
-        pinned = ask.tier is not None or ask.strategy is not None
-        arms = (_pinned if pinned else _cut_samples)(arms, bounds, p_one)
-    fitting = [arm for arm in arms if arm.least_tokens(bounds.size) <= bounds.total_tokens]
-    if not fitting:
-        least = min(arm.least_tokens(bounds.size) for arm in arms)
-        raise RequestTooLarge(least, bounds.total_tokens, bounds.total_name)
-    return _cut_tokens(fitting, bounds, p_one)
-
-
-def _why_none(ask: Ask, bounds: Ceilings) -> str:
-    wanted = [f"strategy {ask.strategy}"] if ask.strategy is not None else []
-    wanted += [f"n={ask.choices}"] if ask.choices > 1 else []
-    tiers = " or ".join(bounds.tiers)
-    return f"no arm offers {' and '.join(wanted) or 'an answer'} on {tiers}; leave it open, or ask for auto"
-
-
-def _cut_samples(arms: Sequence[Candidate], bounds: Ceilings, p_one: float | None) -> list[Candidate]:
-    """Shrink arms with more samples than the ceiling, unless that makes them one that is there already."""
-    kept: list[Candidate] = []
-    for arm in sorted(arms, key=lambda arm: (arm.samples, arm.name)):
-        samples = min(arm.samples, bounds.max_samples)
-        same = [k for k in kept if _kind(k) == _kind(arm) and k.samples == samples]
-        better = [k for k in same if k.estimate is not None or arm.estimate is None]
-        if samples == arm.samples or not better:
-            kept.append(arm.resized(samples, p_one))
-    return kept
-
-
-def _pinned(arms: Sequence[Candidate], bounds: Ceilings, p_one: float | None) -> list[Candidate]:
-    """Of each voting or searching strategy the largest arm, with all the samples of the ceiling."""
-    kept = [arm for arm in arms if arm.one_sample]
-    for arm in sorted(arms, key=lambda arm: (-arm.samples, arm.name)):
-        if not arm.one_sample and all(_kind(k) != _kind(arm) for k in kept):
-            kept.append(arm.resized(bounds.max_samples, p_one))
-    return kept
-
-
-def _kind(arm: Candidate) -> tuple[str, str]:
-    return (arm.spec.tier, arm.strategy_name)
-
-
-def _cut_tokens(arms: Sequence[Candidate], bounds: Ceilings, p_one: float | None) -> list[Candidate]:
-    """Shrink arms to the ceiling of tokens; those that could vote only with themselves are left out."""
-    fitted = [
-        arm if arm.one_sample or arm.samples == 1 else arm.fitted(bounds.size, bounds.total_tokens, p_one, 2)
-        for arm in arms
-    ]
-    some = [arm for arm in fitted if arm is not None]
-    return some or [arm.resized(1, p_one) for arm in arms]
+    Both in success probability. Predicted was p -> p', so of the answers that are wrong the next step mends
+    (p' - p) / (1 - p), if it spoils none; wrong ones are now as likely as 1 - confidence.
+    """
+    predicted = following.p - step.p
+    wrong = (1.0 - confidence) / (1.0 - step.p) if step.p < 1.0 else 0.0
+    return wrong * predicted, predicted - following.net_gain
 
 
 # -- the start
@@ -183,6 +136,7 @@ class _Choice:
     arm: Candidate
     reason: str
     ladder: bool
+    hopeless: bool = False
 
 
 def _available_start(
@@ -205,15 +159,15 @@ def _available_start(
 def _choose(arms: Sequence[Candidate], bounds: Ceilings) -> _Choice:
     predicted = [arm for arm in arms if arm.estimate is not None]
     if not predicted:
-        arm = min(arms, key=lambda arm: (arm.samples, TIERS.index(arm.spec.tier), arm.spec.think))
-        return _Choice(arm, f"there is no prediction, so the smallest arm, {arm.name}, answers", False)
+        arm = min(arms, key=lambda arm: (arm.plainness, arm.samples, _rank(arm)))
+        return _Choice(arm, f"there is no prediction, so the plainest arm, {arm.name}, answers", False)
     if len(predicted) == 1:
         arm = predicted[0]
         return _Choice(arm, f"{arm.name} ({arm.p:.2f}) is the only arm that the request allows", True)
-    cheapest = min(predicted, key=_dearness)
+    cheapest = _cheapest(predicted, bounds.size)
     good = [arm for arm in predicted if arm.p >= bounds.target]
     if good:
-        arm = min(good, key=_dearness)
+        arm = _cheapest(good, bounds.size)
         said = (
             f"{arm.name} is the cheapest arm predicted ({arm.p:.2f}) to meet the target {bounds.target:.2f}"
         )
@@ -222,29 +176,40 @@ def _choose(arms: Sequence[Candidate], bounds: Ceilings) -> _Choice:
     better = [arm for arm in predicted if arm.p - cheapest.p >= HOPELESS_GAIN]
     if not better:
         said = f"{none} or to do better than the cheapest, {cheapest.name} ({cheapest.p:.2f}), so it answers"
-        return _Choice(cheapest, said, False)
-    arm = min([cheapest, *better], key=lambda arm: (-arm.value(bounds.cost_weight), _dearness(arm)))
+        return _Choice(cheapest, said, False, hopeless=True)
+    weight, size = bounds.cost_weight, bounds.size
+    arm = min([cheapest, *better], key=lambda arm: (-arm.value(weight, size), _dearness(arm, size)))
     if arm is cheapest:
-        return _Choice(arm, f"{none}; no dearer start is worth its tokens, so {arm.name} answers", True)
+        # A rung is paid for only when the cheapest has failed: one may pay although no dearer start does.
+        later = (other for other in better if _rank(other) > _rank(cheapest))
+        hopeless = not any(_pays(other, cheapest, weight, size) for other in later)
+        said = f"{none}; no dearer start is worth its tokens, so {arm.name} ({arm.p:.2f}) answers"
+        return _Choice(arm, said, not hopeless, hopeless)
     return _Choice(arm, f"{none}; {arm.name} ({arm.p:.2f}) gives the most for its tokens", True)
 
 
-def _dearness(arm: Candidate) -> tuple[float, int, str]:
-    return (arm.tokens, TIERS.index(arm.spec.tier), arm.name)
+def _cheapest(arms: Sequence[Candidate], size: Size) -> Candidate:
+    return min(arms, key=lambda arm: _dearness(arm, size))
+
+
+def _dearness(arm: Candidate, size: Size) -> tuple[float, int, str]:
+    return (arm.charged_tokens(size), _rank(arm), arm.name)
+
+
+def _rank(arm: Candidate) -> int:
+    return TIERS.index(arm.spec.tier)
 
 
 # -- smaller and further
 
 
-def _smaller(
-    start: Candidate, here: Sequence[Candidate], bounds: Ceilings, room: int, p_one: float | None
-) -> Candidate | None:
+def _smaller(start: Candidate, here: Sequence[Candidate], bounds: Ceilings, room: int) -> Candidate | None:
     """What fits into `room` tokens: fewer samples, else one sample with fewer tokens; None if nothing."""
-    if not start.one_sample and (fewer := start.fitted(bounds.size, room, p_one, 2)) is not None:
+    if not start.one_sample and (fewer := start.fitted(bounds.size, room, 2)) is not None:
         return fewer
     single = [arm for arm in here if arm.one_sample]
     # On a pinned tier there may be nothing but voting arms: one vote is an answer too.
-    options = sorted(single, key=_dearness) or [start.resized(1, p_one)]
+    options = sorted(single, key=lambda arm: _dearness(arm, bounds.size)) or [start.resized(1)]
     options = [arm for arm in options if arm.least_tokens(bounds.size) <= room]
     return options[0] if options else None
 
@@ -255,7 +220,6 @@ def _ladder(
     bounds: Ceilings,
     left: int,
     tenant: TenantPolicy,
-    p_one: float | None,
 ) -> list[Step]:
     """On each later tier the arm that pays most, if it pays: dearer arms for when the evidence is weak.
 
@@ -263,24 +227,24 @@ def _ladder(
     it pays if its gain in p exceeds cost_weight * (1 - p) * its extra tokens / 1000.
     """
     steps: list[Step] = []
-    current = start
+    current, weight, size = start, bounds.cost_weight, bounds.size
     for tier in TIERS[TIERS.index(start.spec.tier) + 1 :]:
-        fits = [arm.fitted(bounds.size, left, p_one, 2) for arm in here if arm.spec.tier == tier]
-        paying = [arm for arm in fits if arm is not None and _pays(arm, current, bounds.cost_weight)]
+        fits = [arm.fitted(size, left, 2) for arm in here if arm.spec.tier == tier]
+        paying = [arm for arm in fits if arm is not None and _pays(arm, current, weight, size)]
         if not paying:
             continue
-        best = max(paying, key=lambda arm: (arm.value(bounds.cost_weight), -arm.tokens, arm.name))
-        gain = best.value(bounds.cost_weight) - current.value(bounds.cost_weight)
+        best = max(paying, key=lambda arm: (arm.value(weight, size), -arm.charged_tokens(size), arm.name))
+        gain = best.value(weight, size) - current.value(weight, size)
         steps.append(replace(_step(best, bounds, left, tenant), net_gain=gain))
         left -= steps[-1].budget_tokens
         current = best
     return steps
 
 
-def _pays(arm: Candidate, current: Candidate, cost_weight: float) -> bool:
-    if arm.estimate is None or arm.tokens <= current.tokens:
+def _pays(arm: Candidate, current: Candidate, cost_weight: float, size: Size) -> bool:
+    extra = arm.charged_tokens(size) - current.charged_tokens(size)
+    if arm.estimate is None or extra <= 0:
         return False
-    extra = arm.tokens - current.tokens
     return arm.p - current.p > cost_weight * (1.0 - current.p) * extra / 1000.0
 
 
@@ -298,7 +262,7 @@ def _step(arm: Candidate, bounds: Ceilings, room: int, tenant: TenantPolicy) -> 
         max_tokens=max_tokens,
         budget_tokens=min(arm.reserve_tokens(size), room),
         p=arm.p,
-        expected_tokens=arm.tokens,
+        expected_tokens=arm.charged_tokens(size),
         escalate_below=tenant.escalate_below.of(arm.spec.tier),
     )
 

@@ -13,65 +13,34 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Tier = Literal["direct", "consistency", "search"]
+from policies.arm_spec import (
+    MAX_SAMPLES,
+    TIERS,
+    ArmSpec,
+    FieldProblem,
+    PolicyModel,
+    Samples,
+    Tier,
+)
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-Strategy = Literal["direct", "cot", "self_consistency", "best_of_n", "refine", "beam", "rebase", "mcts"]
 Window = Literal["minute", "day", "month"]
 
-TIERS: tuple[Tier, ...] = get_args(Tier)  # in the order of the ladder
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 WINDOWS: tuple[Window, ...] = get_args(Window)
-ONE_SAMPLE: frozenset[str] = frozenset({"direct", "cot"})
-TREE_SEARCH: frozenset[str] = frozenset({"beam", "rebase", "mcts"})
 MAX_TOKENS = 2**53 - 1  # Lua numbers are doubles: above this they are no longer exact
-MAX_SAMPLES = 40
 
 Tokens = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Samples = Annotated[int, Field(ge=1, le=MAX_SAMPLES)]
 Tiers = Annotated[tuple[Tier, ...], Field(min_length=1, strict=False)]  # YAML has lists, not tuples
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 ArmName = Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9_.-]{1,40}$")]
 
 
-class FieldProblem(ValueError):
-    """A check across fields failed; `path` is the field to look at."""
-
-    def __init__(self, path: tuple[str, ...], problem: str) -> None:
-        super().__init__(problem)
-        self.path = path
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ArmSpec(_Model):
-    """One way to spend compute: a strategy with its parameters on one tier."""
-
-    tier: Tier
-    strategy: Strategy
-    max_samples: Samples = 1
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
-    think: bool = True
-    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
-    width: Annotated[int, Field(ge=1, le=16)] = 4
-    max_steps: Annotated[int, Field(ge=1, le=64)] = 12
-    step_tokens: Annotated[int, Field(ge=8, le=1024)] = 48
-
-    @model_validator(mode="after")
-    def _fits_its_strategy(self) -> Self:
-        if self.strategy in ONE_SAMPLE and self.max_samples != 1:
-            raise FieldProblem(("max_samples",), f"{self.strategy} draws one sample; leave max_samples at 1")
-        if self.strategy not in ONE_SAMPLE and self.temperature == 0:
-            raise FieldProblem(("temperature",), "samples drawn at temperature 0 are copies; use about 0.7")
-        return self
-
-
-class EffortRule(_Model):
+class EffortRule(PolicyModel):
     """What a `reasoning_effort` allows. `cost_weight` multiplies the tenant's: above 1 it spends less."""
 
     max_samples: Samples
@@ -90,7 +59,7 @@ DEFAULT_EFFORTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class Budgets(_Model):
+class Budgets(PolicyModel):
     """Tokens a window (UTC); None is no budget. Every token processed or generated counts."""
 
     minute: Tokens | None = None
@@ -106,7 +75,7 @@ class Budgets(_Model):
         return self
 
 
-class KeyEntry(_Model):
+class KeyEntry(PolicyModel):
     """A key by its public id and the sha256 of the key, never the key; it may have budgets of its own."""
 
     id: KeyId
@@ -114,19 +83,19 @@ class KeyEntry(_Model):
     budgets: Budgets | None = None
 
 
-class TokensCap(_Model):
+class TokensCap(PolicyModel):
     """What holds where the caller says nothing, and the most a caller may ask for."""
 
     default: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     cap: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
 
 
-class SecondsCap(_Model):
+class SecondsCap(PolicyModel):
     default: Annotated[float, Field(gt=0.0, le=3600.0)] = 60.0
     cap: Annotated[float, Field(gt=0.0, le=3600.0)] = 300.0
 
 
-class Limits(_Model):
+class Limits(PolicyModel):
     """Rate limits of a tenant; None is no limit."""
 
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -134,7 +103,7 @@ class Limits(_Model):
     concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
-class CacheRule(_Model):
+class CacheRule(PolicyModel):
     """`deterministic` answers only temperature-0 requests from the cache, `all` every one, `off` none."""
 
     mode: Literal["deterministic", "all", "off"] = "deterministic"
@@ -142,7 +111,7 @@ class CacheRule(_Model):
     hit_charge_tokens: Tokens = 0
 
 
-class EscalateBelow(_Model):
+class EscalateBelow(PolicyModel):
     """The confidence under which a tier's answer is not good enough while the plan has a next step."""
 
     direct: Share = 0.9
@@ -153,7 +122,7 @@ class EscalateBelow(_Model):
         return float(getattr(self, tier))
 
 
-class TenantSettings(_Model):
+class TenantSettings(PolicyModel):
     """Everything a tenant may have; `defaults` of a policy is one of these."""
 
     keys: Annotated[tuple[KeyEntry, ...], Field(strict=False)] = ()
@@ -206,7 +175,7 @@ class TenantPolicy(TenantSettings):
         return min(known, key=lambda item: item[1], default=None)
 
 
-class PolicyDocument(_Model):
+class PolicyDocument(PolicyModel):
     """A whole policy file. `arms` are named `tier/variant`; `efforts` and `defaults` may be left out."""
 
     version: Literal[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from backends.engines.build import LlamaCppConfig, OpenAIHTTPConfig
+from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
 from classifier.predictor import Prediction, Predictor
 from policies.batches import Batches
@@ -16,6 +16,7 @@ from policies.loader import load_policy
 from policies.store import connect
 from router.cache import RedisCache
 from router.config import AppConfig
+from router.estimate import prompt_bytes_per_token
 from router.http.app import create_app
 from router.idempotency import RedisIdempotency
 from router.parts import Classifier, Parts
@@ -116,13 +117,6 @@ class HandleClassifier:
 def engine_models(config: AppConfig) -> str:
     """Names the models that may answer: part of every cached answer's key."""
     return ",".join(f"{name}={_model(tier.engine)}" for name, tier in sorted(config.tiers.items()))
-
-
-def prompt_bytes_per_token(config: AppConfig) -> float:
-    """About 3 for engines that count prompts exactly and ask for more; an upper bound for the others."""
-    engines = [tier.engine for tier in config.tiers.values()]
-    bounded = any(isinstance(e, OpenAIHTTPConfig) and e.dialect == "openai" for e in engines)
-    return 1.0 if bounded else 3.0
 
 
 def _model(engine: Any) -> str:

@@ -31,6 +31,7 @@ def log_decision(caller: Caller, receipt: Receipt, request_id: str) -> None:
                 "verified": receipt.verified,
                 "cache": receipt.cache,
                 "degraded": receipt.degraded,
+                "hopeless": receipt.hopeless,
                 "tokens": receipt.spend.total,
                 "charged_tokens": receipt.charged_tokens,
                 "gpu_seconds": receipt.gpu_seconds,

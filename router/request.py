@@ -91,6 +91,7 @@ class Receipt:
     overhead_ms: float
     budget_remaining: int | None
     answer: str | None = None
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from router.background import Background
 from router.cache import as_hit, cache_key, decode_reply, encode_reply
 from router.decisions import log_decision
 from router.errors import ModelNotFound
+from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
 from router.flight import SingleFlight
 from router.lease import Lease
@@ -32,8 +33,6 @@ from router.request import Caller, Choice, LimitState, Receipt, Reply, ReplyEven
 from router.translate import caller_errors, limit_state
 
 AUTO = "auto"
-TURN_TOKENS = 8  # what a chat template adds to a turn
-TEMPLATE_TOKENS = 48  # and to a conversation: a default system prompt
 SLOT_GRACE_S = 30.0
 
 Emit = Callable[[ReplyEvent], None] | None
@@ -182,21 +181,25 @@ class Visit:
         lease = self._lease()
         plan = await self._reserve(lease, prediction)
         self.started.set()
-        execution = Execution(self._parts.tiers, plan, self._request, lease, self._caller.tenant)
+        execution = Execution(
+            self._parts.tiers, plan, self._request, lease, self._caller.tenant, prediction.confidence
+        )
+        owed = execution.owed
         try:
             outcome = await execution.run(emit)
         except asyncio.CancelledError:
-            if execution.in_flight:
-                lease.settle_abandoned(execution.spend.total)
+            if owed.in_flight:
+                lease.settle_abandoned(owed.tokens)
             else:
-                self._background.spawn(lease.settle(execution.spend.total))
+                self._background.spawn(lease.settle(owed.tokens, exact=owed.exact))
             raise
         except Exception:
-            await lease.settle(execution.spend.total)
+            await lease.settle(owed.tokens, exact=owed.exact)
             raise
         self._leave()  # now, so that it travels with the settlement
         # The answer is there: what is owed for it is charged even if the caller leaves right now.
-        charged = await asyncio.shield(self._background.spawn(lease.settle(outcome.spend.total)))
+        settling = self._background.spawn(lease.settle(owed.tokens, exact=owed.exact))
+        charged = await asyncio.shield(settling)
         return self._bill(outcome, plan, prediction, lease, charged, cache, execution.tier_seconds)
 
     async def _predict(self) -> Prediction:
@@ -268,9 +271,7 @@ class Visit:
         return self._tenant.scopes(self._caller.key_id)
 
     def _prompt_tokens(self) -> int:
-        size = sum(len(m.content.encode()) for m in self._request.messages)
-        turns = len(self._request.messages) * TURN_TOKENS
-        return int(size / self._parts.prompt_bytes_per_token) + turns + TEMPLATE_TOKENS
+        return estimated_prompt_tokens(self._request.messages, self._parts.prompt_bytes_per_token)
 
     # -- cache
 
@@ -340,6 +341,7 @@ class Visit:
             overhead_ms=self._elapsed_ms() - tier_seconds * 1000.0,
             budget_remaining=lease.remaining_tokens,
             answer=result.answer,
+            hopeless=plan.hopeless,
         )
         choices = tuple(Choice(text, result.finish) for text in result.texts)
         return Reply(self.id, self.created_s, self._request.model, choices, receipt, self.limits)

@@ -62,6 +62,7 @@ COMPUTE: dict[str, Any] = {
     "cost_usd": 0.0007,
     "cache": "miss",
     "degraded": False,
+    "hopeless": False,
     "reasons": ["cheapest arm that meets 0.90"],
     "policy_version": "p7",
     "classifier_version": "c3",

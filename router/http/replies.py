@@ -93,6 +93,7 @@ def compute(receipt: Receipt) -> dict[str, Any]:
         "cost_usd": finite(receipt.cost_usd),
         "cache": receipt.cache,
         "degraded": receipt.degraded,
+        "hopeless": receipt.hopeless,
         "reasons": receipt.reasons,
         "policy_version": receipt.policy_version,
         "classifier_version": receipt.classifier_version,

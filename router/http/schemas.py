@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from policies.arm_spec import Strategy
 from router.http.verify import Verify
 from router.request import Effort
 
@@ -74,7 +75,7 @@ class Compute(BaseModel):
 
     model_config = _STRICT
 
-    strategy: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    strategy: Strategy | None = None
     max_samples: Annotated[int, Field(ge=1, le=64)] | None = None
     max_total_tokens: Annotated[int, Field(ge=1, le=64 * MAX_TOKENS)] | None = None
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] | None = None

@@ -73,7 +73,7 @@ class ComputeReceipt(BaseModel):
     strategy: str
     samples: Samples
     stop_reason: str
-    confidence: float | None = Field(description="The strategy's belief that the answer is right.")
+    confidence: float | None = Field(description="Belief that the answer is right.")
     difficulty: float | None = Field(description="The classifier's estimate, before anything was spent.")
     answer: str | None = Field(description="The answer extracted from the text, in canonical form.")
     verified: bool | None = Field(description="What `compute.verify` said; null without one.")
@@ -86,6 +86,9 @@ class ComputeReceipt(BaseModel):
     cost_usd: float | None
     cache: Literal["hit", "miss", "bypass"]
     degraded: bool = Field(description="Less was done than asked for, since budget or load forced it.")
+    hopeless: bool = Field(
+        description="The cheapest arm answered: none was predicted to meet the target or be worth its cost."
+    )
     reasons: list[str]
     policy_version: str
     classifier_version: str

@@ -376,13 +376,13 @@ async def test_the_receipts_of_many_add_up_to_the_ledger() -> None:
         for i in range(24)
     ]
     done = [r for r in await asyncio.gather(*work, return_exceptions=True) if isinstance(r, Reply)]
-    assert len(done) >= 6  # the rest found the minute's budget held by others
+    assert len(done) >= 4  # the rest found the minute's budget held by others
     assert sum(reply.receipt.charged_tokens for reply in done) == await settled(service)
 
 
 async def test_a_store_that_lost_its_data_does_not_cost_the_caller_the_answer() -> None:
     class Forgetful(InMemoryLedger):
-        async def settle(self, lease_id: str, used_tokens: int) -> int | None:
+        async def settle(self, lease_id: str, used_tokens: int, *, exact: bool = False) -> int | None:
             raise LeaseNotOpen(lease_id, "unknown")
 
     service = await start_service(ledger=Forgetful())

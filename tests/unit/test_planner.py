@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.task import StrategyParams
+from policies.arm_spec import STRATEGIES, TIERS
 from policies.arms import MIN_COMPLETION_TOKENS, THINK_PROMPT_TOKENS, Candidate, Size
 from policies.errors import (
     BudgetExhausted,
@@ -24,7 +25,7 @@ from policies.errors import (
 from policies.loader import load_policy
 from policies.plan import ArmEstimate, Ask, Plan, Step
 from policies.planner import escalate, make_plan
-from policies.schema import EFFORTS, TIERS, Policy, PolicyDocument, TenantPolicy
+from policies.schema import EFFORTS, Policy, PolicyDocument, TenantPolicy
 
 POLICY = load_policy(Path(__file__).parents[2] / "policies" / "default.yaml")
 ALL_TIERS = frozenset(TIERS)
@@ -71,6 +72,16 @@ def plan(
     )
 
 
+def policy_with(**changes: Any) -> Policy:
+    data = POLICY.document.model_dump(exclude={"tenants": {"demo": {"name"}, "batch": {"name"}}})
+    return Policy.of(PolicyDocument.model_validate({**data, **changes}))
+
+
+def beam_policy(**changes: Any) -> Policy:
+    spec = {**POLICY.arms["search/beam"].model_dump(), **changes}
+    return policy_with(arms={**POLICY.arms, "search/beam": spec})
+
+
 def arms(made: Plan) -> list[str]:
     return [step.arm for step in made.steps]
 
@@ -94,7 +105,7 @@ def test_without_one_the_effort_decides_how_much_accuracy_is_bought() -> None:
         "consistency/sc4",
         "consistency/sc4",
         "consistency/sc16",
-        "search/beam",
+        "consistency/sc16",  # 29,500 tokens of searching, most of them prompts, for five points more
         "search/beam",
     ]
 
@@ -108,7 +119,28 @@ def test_a_hopeless_request_gets_the_cheapest_answer_and_no_ladder() -> None:
     hopeless = {name: dataclasses.replace(e, p=0.05 + e.p / 100) for name, e in HARD.items()}
     made = plan(hopeless, effort="max")
     assert arms(made) == ["direct/direct"]
+    assert made.hopeless
     assert "or to do better than the cheapest" in made.reasons[-1]
+
+
+def test_it_is_hopeless_too_where_better_arms_are_not_worth_their_tokens_even_as_rungs() -> None:
+    made = plan(HARD, tenant=tenant_with(cost_weight=10.0))
+    assert arms(made) == ["direct/direct"]
+    assert made.hopeless
+    assert "no dearer start is worth its tokens, so direct/direct (0.25) answers" in made.reasons[-1]
+
+
+def test_a_cheap_start_with_rungs_behind_it_is_not_hopeless() -> None:
+    """0.09 more for 1,492 tokens at 0.1 a thousand: not at once, but when the first has failed."""
+    two = {"direct/direct": ArmEstimate(0.7, 100, 200), "consistency/sc4": ArmEstimate(0.79, 1100, 2000)}
+    made = plan(two, tenant=tenant_with(cost_weight=0.1))
+    assert (arms(made), made.hopeless) == (["direct/direct", "consistency/sc4"], False)
+    same_tier = {"direct/direct": two["direct/direct"], "direct/cot": two["consistency/sc4"]}
+    made = plan(same_tier, tenant=tenant_with(cost_weight=0.1))
+    assert (arms(made), made.hopeless) == (["direct/direct"], True)  # a tier is climbed once
+    assert not plan(EASY).hopeless
+    assert not plan(HARD).hopeless
+    assert not plan({}).hopeless
 
 
 def test_without_predictions_the_smallest_arm_answers() -> None:
@@ -145,7 +177,7 @@ def test_an_arm_with_more_samples_than_the_ceiling_is_shrunk() -> None:
     only = {"consistency/sc16": HARD["consistency/sc16"]}
     made = plan(only, effort="low")
     assert (made.start.arm, made.start.params["max_samples"]) == ("consistency/sc16", 4)
-    assert made.start.expected_tokens == 6000 * 4 / 16
+    assert made.start.expected_tokens == 6000 * 4 / 16 + 4 * (100 + THINK_PROMPT_TOKENS)
     assert plan(only, max_samples=3).start.params["max_samples"] == 3
     assert plan(only, effort="high", tenant=tenant_with(max_samples=5)).start.params["max_samples"] == 5
 
@@ -237,14 +269,53 @@ def test_max_samples_of_the_request_bounds_a_pin_too() -> None:
     assert plan(tier="consistency", effort="max", max_samples=6).start.params["max_samples"] == 6
 
 
-def test_cot_is_direct_that_thinks() -> None:
-    assert arms(plan(strategy="cot"))[0] == "direct/cot"
-    assert arms(plan(strategy="direct"))[0] == "direct/direct"
+@pytest.mark.parametrize(
+    ("strategy", "arm"),
+    [
+        ("direct", "direct/direct"),
+        ("cot", "direct/cot"),
+        ("self_consistency", "consistency/sc16"),
+        ("best_of_n", "consistency/bon8"),
+        ("refine", "consistency/refine"),
+        ("beam", "search/beam"),
+        ("rebase", "search/rebase"),
+        ("mcts", "search/mcts"),
+    ],
+)
+@pytest.mark.parametrize("estimates", [EASY, HARD, {}], ids=["easy", "hard", "unpredicted"])
+def test_every_strategy_can_be_pinned(strategy: str, arm: str, estimates: dict[str, ArmEstimate]) -> None:
+    made = plan(estimates, strategy=strategy)
+    assert (arms(made), made.start.strategy) == ([arm], strategy)
+    assert StrategyParams(**made.start.params).scorer == POLICY.arms[arm].scorer
+
+
+def test_refinement_has_its_own_rounds_and_no_more() -> None:
+    rounds = [plan(strategy="refine", effort=e).start.params["rounds"] for e in EFFORTS]
+    assert rounds == [0, 0, 3, 3, 3, 3, 3]
+    assert plan(strategy="refine", max_samples=2).start.params["rounds"] == 1
+
+
+def test_subtrees_still_divide_a_narrower_beam() -> None:
+    split = beam_policy(width=4, subtrees=4)
+    params = [plan(policy=split, strategy="beam", max_samples=n).start.params for n in (8, 4, 3, 2, 1)]
+    assert [(p["width"], p["subtrees"]) for p in params] == [(4, 4), (4, 4), (3, 1), (2, 2), (1, 1)]
+
+
+def test_unpredicted_arms_do_not_change_what_is_chosen_among_the_predicted() -> None:
+    few = {name: spec for name, spec in POLICY.arms.items() if name in EASY}
+    older = policy_with(arms=few)
+    for estimates in (EASY, HARD):
+        for effort in EFFORTS:
+            new, old = (plan(estimates, policy=p, effort=effort) for p in (POLICY, older))
+            assert new.steps == old.steps
 
 
 def test_what_no_arm_offers() -> None:
+    with pytest.raises(NoArm, match="there is no strategy magic; ask for one of direct, cot, self_consist"):
+        plan(strategy="magic")
+    without = policy_with(arms={"direct/direct": POLICY.arms["direct/direct"]})
     with pytest.raises(NoArm, match="no arm offers strategy mcts") as none:
-        plan(strategy="mcts")
+        plan(strategy="mcts", policy=without)
     assert not none.value.unavailable
     with pytest.raises(NoArm, match="no arm offers strategy beam on direct"):
         plan(strategy="beam", tier="direct")
@@ -315,11 +386,15 @@ def test_many_samples_hold_what_they_come_to_with_a_margin() -> None:
 
 
 def test_a_tree_search_resubmits_its_paths() -> None:
-    """8 children a step, 12 steps of 48 tokens: each step resubmits the prompt and what came before."""
+    """8 children a step, 12 steps of 48 tokens: each resubmits the prompt and what came before.
+
+    And one whole reply, for a search that found none.
+    """
     prompt = 100 + THINK_PROMPT_TOKENS
-    expected = sum(8 * (prompt + 48 * done + 48) for done in range(12))
+    expected = sum(8 * (prompt + 48 * done + 48) for done in range(12)) + prompt + 12 * 48
     assert bound("search/beam").hard_tokens(Size(100, 1024)) == expected
-    short = sum(8 * (prompt + 48 * done + 48) for done in range(2))  # 96 tokens are two steps
+    # Of 96 tokens a reply may still take 12 steps: short ones. Its path is never longer than 96.
+    short = sum(8 * (prompt + min(48 * done, 96) + 48) for done in range(12)) + prompt + 96
     assert bound("search/beam").hard_tokens(Size(100, 96)) == short
 
 
@@ -411,7 +486,9 @@ def test_the_ladder_leads_to_dearer_arms_on_later_tiers() -> None:
         assert after.p > before.p
         assert after.expected_tokens > before.expected_tokens
     assert made.steps[0].net_gain == 0.0
-    assert made.steps[1].net_gain == pytest.approx(0.96 - 0.85 - 0.002 * 740 / 1000)
+    # A reply has 180 tokens (cot's), so 800 are 800/180 calls, each with the prompt of 148.
+    extra = 800 + 800 / 180 * (100 + THINK_PROMPT_TOKENS) - (60 + 100)
+    assert made.steps[1].net_gain == pytest.approx(0.96 - 0.85 - 0.002 * extra / 1000)
 
 
 def test_a_rung_that_does_not_pay_is_left_out() -> None:
@@ -421,11 +498,14 @@ def test_a_rung_that_does_not_pay_is_left_out() -> None:
 
 
 def test_a_rung_is_paid_for_only_as_often_as_the_evidence_is_weak() -> None:
-    """A gain of 0.05 for 1000 tokens at 0.1 a thousand: not worth it always, but worth it one time in ten."""
+    """A gain of 0.05 for 1492 tokens at 0.1 a thousand: not worth it always, but worth it one time in ten.
+
+    The extra tokens: 1100 + 4 prompts of 148, less 100 + one prompt of 100.
+    """
     two = {"direct/direct": ArmEstimate(0.9, 100, 200), "consistency/sc4": ArmEstimate(0.95, 1100, 2000)}
     made = plan(two, tenant=tenant_with(cost_weight=0.1))
     assert arms(made) == ["direct/direct", "consistency/sc4"]
-    assert made.steps[1].net_gain == pytest.approx(0.05 - 0.1)
+    assert made.steps[1].net_gain == pytest.approx(0.05 - 0.1492)
 
 
 def test_a_rung_fits_into_what_the_steps_before_leave() -> None:
@@ -530,7 +610,7 @@ asks = st.builds(
     prompt_tokens=st.integers(1, 5000),
     tier=st.none() | st.sampled_from(TIERS),
     effort=st.none() | st.sampled_from(EFFORTS),
-    strategy=st.none() | st.sampled_from(["direct", "cot", "self_consistency", "beam"]),
+    strategy=st.none() | st.sampled_from(STRATEGIES),
     max_samples=st.none() | st.integers(1, 40),
     max_completion_tokens=st.none() | st.integers(1, 4096),
     max_total_tokens=st.none() | st.integers(1, 100_000),
@@ -601,25 +681,29 @@ def check_step(
     # Whatever the bound, every step can make at least its first call (or all the choices).
     assert step.budget_tokens >= ask.choices * (ask.prompt_tokens + min(MIN_COMPLETION_TOKENS, asked_tokens))
     assert 0.0 <= step.p <= 1.0
-    assert ask.choices == 1 or step.strategy == "direct"
+    assert ask.strategy in (None, step.strategy)
+    assert ask.choices == 1 or step.strategy in ("direct", "cot")
+    built = StrategyParams(**step.params)
+    assert built.width <= built.max_samples
+    assert built.width % built.subtrees == 0
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    tier=st.sampled_from(["consistency", "search"]),
+    strategy=st.sampled_from(["self_consistency", "best_of_n", "refine", "beam", "rebase", "mcts"]),
     estimates=estimates_,
     prompt=st.integers(1, 5000),
     length=st.integers(1, 4096),
 )
 def test_a_higher_effort_never_has_a_smaller_budget(
-    tier: str, estimates: dict[str, ArmEstimate], prompt: int, length: int
+    strategy: str, estimates: dict[str, ArmEstimate], prompt: int, length: int
 ) -> None:
     tenant = tenant_with(max_total_tokens=None)
     budgets = [
         plan(
             estimates,
             tenant=tenant,
-            tier=tier,
+            strategy=strategy,
             effort=effort,
             prompt_tokens=prompt,
             max_completion_tokens=length,
@@ -629,15 +713,13 @@ def test_a_higher_effort_never_has_a_smaller_budget(
     assert budgets == sorted(budgets)
 
 
-def free_choice_policy() -> Policy:
-    """Efforts that differ only in how much weight cost has."""
-    data = POLICY.document.model_dump(exclude={"tenants": {"demo": {"name"}, "batch": {"name"}}})
-    for rule in data["efforts"].values():
-        rule.update(max_samples=40, tiers=list(TIERS))
-    return Policy.of(PolicyDocument.model_validate(data))
-
-
-FREE = free_choice_policy()
+FREE = policy_with(
+    efforts={
+        name: {**rule.model_dump(), "max_samples": 40, "tiers": TIERS}
+        for name, rule in POLICY.efforts.items()
+    }
+)
+"""Efforts that differ only in how much weight cost has."""
 
 
 @settings(max_examples=200, deadline=None)

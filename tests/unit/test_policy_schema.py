@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
+from backends.strategies import STRATEGIES as RUN
+from backends.task import StrategyParams
+from backends.verifiers.scorers import SCORERS
 from policies import errors
+from policies.arm_spec import READS, STRATEGIES, ArmSpec, Scorer
 from policies.limits import LimitUsage
-from policies.loader import load_policy
+from policies.loader import load_policy, parse_policy
 from policies.schema import EFFORTS, MAX_TOKENS, Policy, PolicyDocument
 
 POLICIES = Path(__file__).parents[2] / "policies"
@@ -129,7 +133,9 @@ def test_a_key_belongs_to_one_tenant() -> None:
         ({"direct/x": {"tier": "search", "strategy": "beam"}}, "does not begin with search/"),
         ({"plain": {"tier": "direct", "strategy": "direct"}}, "match pattern"),
         ({"direct/x": {"tier": "direct", "strategy": "magic"}}, "Input should be 'direct'"),
-        ({"direct/x": {"tier": "direct", "strategy": "direct", "max_samples": 2}}, "draws one sample"),
+        ({"direct/x": {"tier": "direct", "strategy": "direct", "max_samples": 2}}, "it draws one sample"),
+        ({"direct/x": {"tier": "direct", "strategy": "direct", "think": True}}, "write strategy: cot"),
+        ({"direct/x": {"tier": "direct", "strategy": "cot", "think": False}}, "write strategy: direct"),
         ({"direct/x": {"tier": "direct", "strategy": "self_consistency", "temperature": 0}}, "are copies"),
         ({"direct/x": {"tier": "direct", "strategy": "direct", "temprature": 0}}, "Extra inputs"),
         ({"direct/x": {"tier": "direct", "strategy": "direct", "think": 1}}, "valid boolean"),
@@ -137,6 +143,86 @@ def test_a_key_belongs_to_one_tenant() -> None:
 )
 def test_an_arm_is_refused(arms: dict[str, Any], said: str) -> None:
     assert said in refused(arms=arms)
+
+
+VALID: dict[str, dict[str, Any]] = {
+    "max_samples": {"max_samples": 6},
+    "confidence": {"confidence": 0.9},
+    "width": {"width": 2},
+    "max_steps": {"max_steps": 3},
+    "step_tokens": {"step_tokens": 16},
+    "scorer": {"scorer": "reward", "weighted": True},
+    "weighted": {"weighted": True},
+    "rounds": {"rounds": 2},
+    "subtrees": {"subtrees": 2, "max_samples": 4},
+    "balance_temperature": {"balance_temperature": 0.2},
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("field", VALID)
+def test_a_field_is_taken_where_its_strategy_reads_it_and_refused_elsewhere(
+    field: str, strategy: str
+) -> None:
+    values = {k: v for k, v in VALID[field].items() if k == field or k in READS[strategy]}
+    arms = {"search/x": {"tier": "search", "strategy": strategy, **values}}
+    if field in READS[strategy]:
+        assert getattr(parse(arms=arms).arms["search/x"], field) == values[field]
+        return
+    said = refused(arms=arms)
+    assert f"{strategy} does not read it" in said
+    assert "leave it out" in said
+
+
+def test_strategies_and_scorers_are_those_that_there_are() -> None:
+    assert set(STRATEGIES) == set(RUN)
+    assert set(get_args(Scorer)) == set(SCORERS)
+
+
+def test_every_field_of_the_backends_parameters_can_be_written() -> None:
+    fields = set(StrategyParams.__dataclass_fields__)
+    assert fields == set(ArmSpec.model_fields) - {"tier", "strategy"}
+    assert frozenset.union(*READS.values()) == set(ArmSpec.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ({"strategy": "beam", "scorer": "magic"}, "Input should be 'logprob'"),
+        ({"strategy": "refine", "rounds": 0}, "greater than or equal to 1"),
+        ({"strategy": "refine", "rounds": 9}, "less than or equal to 8"),
+        ({"strategy": "refine", "scorer": "logprob"}, "use one of arithmetic, check, reward"),
+        ({"strategy": "refine", "max_samples": 3}, "set rounds"),
+        ({"strategy": "beam", "subtrees": 3, "max_samples": 8}, "3 subtrees do not divide a width of 4"),
+        ({"strategy": "beam", "subtrees": 4, "max_samples": 2}, "4 subtrees need as many children"),
+        ({"strategy": "rebase", "balance_temperature": 0.0}, "greater than 0"),
+        ({"strategy": "rebase", "width": 8}, "rebase does not read it, beam would"),
+        ({"strategy": "self_consistency", "weighted": 1}, "valid boolean"),
+        ({"strategy": "self_consistency", "scorer": "judge"}, "write weighted: true or leave it out"),
+        ({"strategy": "mcts", "temperature": 0}, "are copies"),
+    ],
+)
+def test_a_parameter_is_refused(arm: dict[str, Any], said: str) -> None:
+    assert said in refused(arms={"search/x": {"tier": "search", **arm}})
+
+
+def test_strategies_have_their_own_defaults() -> None:
+    arms = {f"search/{name}": {"tier": "search", "strategy": name} for name in STRATEGIES}
+    parsed = parse(arms=arms).arms
+    assert {arm.strategy for arm in parsed.values() if not arm.think} == {"direct"}
+    assert {arm.strategy for arm in parsed.values() if arm.scorer == "check"} == {"refine"}
+    assert {arm.strategy: arm.replies for arm in parsed.values()} == dict.fromkeys(STRATEGIES, 1) | {
+        "refine": 4
+    }
+    again = {name: arm.model_dump() for name, arm in parsed.items()}
+    assert parse(arms=again).arms == parsed
+
+
+def test_a_parameter_that_is_refused_is_found_by_its_line() -> None:
+    text = "version: 1\nname: x\narms:\n  search/x:\n    tier: search\n    strategy: mcts\n    rounds: 2\n"
+    with pytest.raises(errors.PolicyFileError) as caught:
+        parse_policy(text + "tenants: {demo: {}}\n", "p.yaml")
+    assert str(caught.value).startswith("p.yaml:7: arms.search/x.rounds: mcts does not read it, refine would")
 
 
 @pytest.mark.parametrize("name", ["Demo", "a b", "{a}", "a:b", "", "-a", "a" * 64])
@@ -181,8 +267,13 @@ def test_the_shipped_policies_are_good() -> None:
         "direct/cot",
         "consistency/sc4",
         "consistency/sc16",
+        "consistency/bon8",
+        "consistency/refine",
         "search/beam",
+        "search/rebase",
+        "search/mcts",
     }
+    assert {arm.strategy for arm in default.arms.values()} == set(STRATEGIES)
     demo, batch = default.tenants["demo"], default.tenants["batch"]
     assert demo.tiers == ("direct", "consistency", "search")
     assert batch.tiers == ("direct", "consistency")

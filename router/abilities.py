@@ -1,0 +1,64 @@
+"""Whether a tier can run an arm, known before anything is spent: the strategy itself is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from backends.engines.base import Chunk, Completion, EngineInfo, Generation, Message, Sampling
+from backends.errors import BackendError, EngineUnavailable, StrategyUnsupported
+from backends.strategies import STRATEGIES
+from backends.strategies.base import Run
+from backends.task import StrategyParams, TierTask
+from backends.verifiers.base import RewardModel
+from policies.arm_spec import ArmSpec
+from policies.arms import Candidate
+
+NOTHING_RUNS = "nothing runs here"
+
+
+class _Described:
+    """An engine that is what another says it is, and refuses every call."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        self.info = info
+
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def healthy(self) -> bool:
+        return False
+
+    async def count_prompt_tokens(self, messages: Sequence[Message], prefix: str = "") -> int:
+        raise EngineUnavailable(NOTHING_RUNS)
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Chunk | Completion, None]:
+        raise EngineUnavailable(NOTHING_RUNS)
+        yield
+
+
+async def lacking(spec: ArmSpec, info: EngineInfo, reward: RewardModel | None = None) -> str | None:
+    """What an engine (with a reward model beside it) lacks for an arm; None if it can run it.
+
+    Strategies look for what they need before their first call (StrategyUnsupported); that call fails here.
+    """
+    params = StrategyParams(**Candidate("", spec, spec.replies).params())  # type: ignore[arg-type]
+    task = TierTask(
+        lease_id="",
+        strategy=spec.strategy,
+        messages=(Message("user", "?"),),
+        sampling=Sampling(max_tokens=16),
+        params=params,
+        budget_tokens=1_000_000,
+        timeout_s=60.0,
+    )
+    deadline = asyncio.get_running_loop().time() + task.timeout_s
+    run = Run(_Described(info), task, deadline=deadline, emit=lambda _: None, reward=reward)
+    try:
+        await STRATEGIES[spec.strategy](run)
+    except StrategyUnsupported as unsupported:
+        return str(unsupported)
+    except BackendError:
+        return None
+    return None
