@@ -8,6 +8,7 @@ A decode step takes max(memory, compute): the weights and every sequence's keys 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.hardware import Hardware, ModelShape
@@ -58,13 +59,16 @@ def cost(
     """What `spend` cost on one piece of `hardware`.
 
     A spend adds calls up, so its mean call stands for each: their contexts are taken as alike. `batch` is how
-    many sequences were decoded together; each then bears its share of a step. `usd_per_hour` replaces the
-    data sheet's price. A spend without calls costs nothing. Raises ValueError for a batch below 1.
+    many sequences were decoded together; each then bears its share of a step, on hardware that shares steps.
+    `usd_per_hour` replaces the data sheet's price. A spend without calls costs nothing. Raises ValueError for
+    a batch below 1.
     """
     if batch < 1:
         raise ValueError(f"a step decodes at least one sequence, not {batch}")
     if spend.calls == 0:
         return Cost()
+    if not hardware.shares_steps:
+        batch = 1
     prompt, cached = spend.prompt / spend.calls, spend.prompt_cached / spend.calls
     completion = spend.completion / spend.calls
     # A call's computed prompt tokens stand at positions cached+1 .. prompt, its completion's after them.
@@ -82,3 +86,16 @@ def cost(
         gpu_seconds=gpu_seconds,
         usd=gpu_seconds / SECONDS_PER_HOUR * price,
     )
+
+
+def mean_overlap(spans: Sequence[tuple[float, float]]) -> float:
+    """How many spans (start, end) run at a time on average, while any does; at least 1.
+
+    As the batch of `cost` it makes n spans that run together as dear as the steps they shared.
+    """
+    total = sum(end - start for start, end in spans)
+    covered, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return max(1.0, total / covered) if covered > 0 else 1.0

@@ -1,7 +1,8 @@
-"""`acr ask` and `acr explain`: one question, and what it cost or would cost and why."""
+"""`acr ask` and `acr explain --live`: a running service's answer, or what it would do and why."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ Model = Annotated[str, typer.Option(help="auto, or a tier: direct, consistency, 
 Effort = Annotated[str | None, typer.Option(help="none, minimal, low, medium, high, xhigh or max.")]
 Url = Annotated[str | None, typer.Option(help="The service; the one started in this folder if left out.")]
 Key = Annotated[str | None, typer.Option(help="API key; $ACR_API_KEY or the local key if left out.")]
-Tenant = Annotated[str | None, typer.Option(help="Use this tenant's local key.")]
+Tenant = Annotated[str | None, typer.Option(help="Act as this tenant of the policy.")]
 
 
 def ask_command(
@@ -33,24 +34,32 @@ def ask_command(
     console.print(_receipt(reply["usage"]))
 
 
-def explain_command(
-    question: Question,
-    model: Model = "auto",
-    effort: Effort = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens a completion.")] = None,
-    url: Url = None,
-    key: Key = None,
-    tenant: Tenant = None,
+def explain_live(
+    question: str,
+    model: str,
+    effort: str | None,
+    strategy: str | None,
+    max_tokens: int | None,
+    url: str | None,
+    key: str | None,
+    tenant: str | None,
+    as_json: bool,
 ) -> None:
     """Show what a running service would do with a question, and why; nothing is spent."""
-    said = post(target(url, key, tenant), "/v1/explain", _body(question, model, effort, max_tokens))
+    body = _body(question, model, effort, max_tokens)
+    if strategy is not None:
+        body["compute"] = {"strategy": strategy}
+    said = post(target(url, key, tenant), "/v1/explain", body)
+    if as_json:
+        typer.echo(json.dumps(said, indent=2))
+        return
     try:
         console.print(
             f"tenant {said['tenant']}, policy {said['policy_version']}, "
             f"classifier {said['classifier_version']}, difficulty {said['difficulty']:.2f}"
         )
         console.print(_arms(said))
-        console.print(_steps(said["plan"]))
+        console.print(steps_table(said["plan"]))
         for reason in said["plan"]["reasons"]:
             console.print(f"- {reason}", markup=False, soft_wrap=True)
         console.print(_budgets(said["budgets"]))
@@ -109,7 +118,8 @@ def _arms(said: dict[str, Any]) -> Table:
     return table
 
 
-def _steps(plan: dict[str, Any]) -> Table:
+def steps_table(plan: dict[str, Any]) -> Table:
+    """A plan's rungs, as `Plan` has them."""
     table = Table(
         Column("step", justify="right"),
         "arm",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import typer
 
 from router.cli import keys, policy
-from router.cli.ask import ask_command, explain_command
+from router.cli.ask import ask_command
 from router.cli.demo import demo_command
+from router.cli.explain import explain_command
 from router.cli.model import model_command
 from router.cli.record import record_command
 from router.cli.serve import serve_command

@@ -72,5 +72,5 @@ def _arms(policy: Policy) -> Table:
     table = Table("arm", "strategy", "samples", "temperature", "thinks", box=SIMPLE)
     for name, arm in policy.arms.items():
         thinks = "yes" if arm.think else "no"
-        table.add_row(name, arm.strategy, str(arm.max_samples), f"{arm.temperature:g}", thinks)
+        table.add_row(name, arm.strategy, str(arm.replies), f"{arm.temperature:g}", thinks)
     return table

@@ -162,7 +162,7 @@ def test_health_readiness_and_docs(service: Running) -> None:
 
 
 def test_ask_and_explain_print_tables(service: Running) -> None:
-    told = service.acr("explain", SUM)
+    told = service.acr("explain", SUM, "--live")
     assert told.returncode == 0, told.stderr
     for word in ("p(success)", "direct/direct", "reserves", "budget"):
         assert word in told.stdout

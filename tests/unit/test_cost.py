@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.cost import Cost, cost, decode_step_s, flops_per_token
+from backends.cost import Cost, cost, decode_step_s, flops_per_token, mean_overlap
 from backends.hardware import (
     CPU,
     H100,
@@ -62,6 +62,83 @@ def test_a_70b_call_on_an_h200_by_hand() -> None:
     assert bill.flops == pytest.approx(1.424194e14 + 200 * 1.439923e11, rel=1e-6)
     assert bill.kv_bytes == 1200 * 327_680
     assert bill.gpu_seconds == pytest.approx(0.144003 + 200 * 0.0184672, rel=1e-4)
+
+
+def test_an_8b_call_on_an_l4_by_hand() -> None:
+    # Prefill: the same 1.632e13 FLOPs at 121 TFLOPS, 134.9 ms, more than the 66.9 ms of reading the weights.
+    # Decode: 16.2047656e9 bytes a step over 0.8 x 300 GB/s is 67.520 ms.
+    bill = cost(ONE_CALL, LLAMA3_8B, L4)
+    assert bill.gpu_seconds == pytest.approx(0.134900 + 200 * 0.0675199, rel=1e-4)
+    assert bill.usd == pytest.approx(13.63888 / 3600 * 0.80, rel=1e-4)
+
+
+def test_a_135m_call_on_an_h100_by_hand() -> None:
+    # Prefill: 1000 x (269030016 + 69120 x 500.5) is 3.0362e11 FLOPs, 0.307 ms; its weights take 0.0367 ms.
+    # Decode: 98362432 + 23040 x 1100.5 bytes over 2.68 TB/s is 46.163 us a step.
+    bill = cost(ONE_CALL, SMOLLM2_135M, H100)
+    assert bill.flops == pytest.approx(3.0362458e11 + 200 * 3.4509658e8, rel=1e-6)
+    assert bill.kv_bytes == 1200 * 23_040
+    assert bill.gpu_seconds == pytest.approx(0.000307002 + 200 * 4.61634e-5, rel=1e-4)
+
+
+def test_a_135m_call_on_a_cpu_by_hand() -> None:
+    # Prefill: 3.0362e11 FLOPs at 0.07 TFLOPS, 4.3375 s. Decode: 123717952 bytes at 8 GB/s, 15.465 ms a step.
+    bill = cost(ONE_CALL, SMOLLM2_135M, CPU)
+    assert bill.gpu_seconds == pytest.approx(4.337494 + 200 * 0.01546474, rel=1e-4)
+    assert bill.usd == pytest.approx(7.430442 / 3600 * 0.10, rel=1e-4)
+
+
+def test_a_70b_vote_of_eight_on_an_h200_by_hand() -> None:
+    """One prefill of 400 tokens, seven cached; 8 replies of 250 tokens, decoded together."""
+    spend = Spend(400, 2800, completion_kept=250, completion_discarded=1750, calls=8)
+    # The mean call: 50 tokens computed at positions 351 to 400: 50 x (141107412992 + 2621440 x 375.5) FLOPs,
+    # 7.184 ms, less than the 18.373 ms of reading 70.55 GB at 3.84 TB/s. Decode: a step reads the weights and
+    # 8 contexts of 525.5 tokens, 327680 bytes each: 71.93129e9 bytes, 18.73211 ms, shared by 8.
+    bill = cost(spend, LLAMA3_70B, H200, batch=8)
+    assert bill.kv_bytes == (400 + 2000) * 327_680
+    assert bill.gpu_seconds == pytest.approx(8 * (0.0183734 + 250 * 0.01873211 / 8), rel=1e-4)
+    assert bill.usd == pytest.approx(4.830015 / 3600 * 4.00, rel=1e-4)
+    assert cost(spend, LLAMA3_70B, H200).gpu_seconds == pytest.approx(
+        8 * (0.0183734 + 250 * 0.01841826), rel=1e-4
+    )
+
+
+def test_keys_and_values_of_a_reply_by_hand() -> None:
+    """2 x layers x heads x head size x 2 bytes: 22.5 KiB, 128 KiB and 320 KiB a token; 4,096 of them."""
+    sizes = {shape.name: 4096 * shape.kv_bytes_per_token for shape in MODEL_SHAPES.values()}
+    assert sizes["SmolLM2-135M-Instruct"] == 90 * 2**20
+    assert sizes["Llama-3-8B"] == 512 * 2**20
+    assert sizes["Llama-3-70B"] == 1280 * 2**20
+    assert replace(LLAMA3_8B, kv_bytes_each=1).kv_bytes_per_token == 64 * 1024
+
+
+def test_on_a_cpu_a_batch_saves_nothing() -> None:
+    assert cost(ONE_CALL, SMOLLM2_135M, CPU, batch=8) == cost(ONE_CALL, SMOLLM2_135M, CPU)
+
+
+@pytest.mark.parametrize(
+    ("spans", "together"),
+    [
+        ([], 1.0),
+        ([(1.0, 1.0), (2.0, 2.0)], 1.0),
+        ([(0.0, 2.0)], 1.0),
+        ([(0.0, 2.0), (5.0, 7.0)], 1.0),  # one after the other, with a pause
+        ([(0.0, 2.0), (0.0, 2.0), (0.0, 2.0)], 3.0),
+        ([(0.0, 4.0), (1.0, 2.0)], 1.25),
+        ([(3.0, 6.0), (0.0, 2.0), (1.0, 4.0)], 8 / 6),
+    ],
+)
+def test_how_many_run_together(spans: list[tuple[float, float]], together: float) -> None:
+    assert mean_overlap(spans) == pytest.approx(together)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=12))
+def test_together_is_the_mean_over_the_moments_at_which_any_runs(given_spans: list[tuple[int, int]]) -> None:
+    spans = [(float(start), float(start + length)) for start, length in given_spans]
+    counts = [sum(start <= t < end for start, end in spans) for t in range(80)]
+    busy = [count for count in counts if count]
+    expected = sum(busy) / len(busy) if busy else 1.0
+    assert mean_overlap(spans) == pytest.approx(expected)
 
 
 def test_smollm_on_this_kind_of_cpu_decodes_at_the_measured_rate() -> None:
