@@ -12,13 +12,15 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Protocol
 
-from backends.cost import cost
+from backends.answers.equivalence import Equivalence
+from backends.cost import cost, mean_overlap
 from backends.engines.base import Engine
 from backends.errors import BackendError, StrategyUnsupported
 from backends.hardware import Hardware, ModelShape
 from backends.strategies import STRATEGIES
 from backends.strategies.base import Run, StrategyResult
 from backends.task import TextDelta, TierEvent, TierResult, TierTask
+from backends.verifiers.base import RewardModel
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +40,33 @@ class Meter(Protocol):
 
 
 class TierRunner:
-    """Runs strategies on one engine. `hardware` and `shape` price what they spend."""
+    """Runs strategies on one engine, and `reward` for those that score by it.
+
+    `hardware` and `shape` price what they spend.
+    """
 
     def __init__(
-        self, engine: Engine, *, tier: str, hardware: Hardware, shape: ModelShape, meter: Meter | None = None
+        self,
+        engine: Engine,
+        *,
+        tier: str,
+        hardware: Hardware,
+        shape: ModelShape,
+        meter: Meter | None = None,
+        reward: RewardModel | None = None,
     ) -> None:
         self.engine = engine
+        self.reward = reward
         self.tier = tier
         self._hardware = hardware
         self._shape = shape
         self._meter = meter
         self._running: set[asyncio.Task[TierResult]] = set()
+        self._equivalence = Equivalence()
 
     async def start(self) -> None:
+        if self.reward is not None:
+            await self.reward.start()
         await self.engine.start()
 
     async def aclose(self) -> None:
@@ -58,6 +74,9 @@ class TierRunner:
         for work in self._running:
             work.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        await self._equivalence.aclose()
+        if self.reward is not None:
+            await self.reward.aclose()
         await self.engine.aclose()
 
     async def healthy(self) -> bool:
@@ -98,7 +117,14 @@ class TierRunner:
         strategy = STRATEGIES.get(task.strategy)
         if strategy is None:
             raise StrategyUnsupported(f"no strategy {task.strategy!r}; there are {', '.join(STRATEGIES)}")
-        run = Run(self.engine, task, deadline=asyncio.get_running_loop().time() + task.timeout_s, emit=emit)
+        run = Run(
+            self.engine,
+            task,
+            deadline=asyncio.get_running_loop().time() + task.timeout_s,
+            emit=emit,
+            reward=self.reward,
+            same=self._equivalence.same,
+        )
         beat = asyncio.create_task(self._checkpoints(run)) if self._meter and task.lease_id else None
         try:
             return self._result(run, await strategy(run))
@@ -114,8 +140,10 @@ class TierRunner:
 
     def _result(self, run: Run, result: StrategyResult) -> TierResult:
         task, spend, chosen = run.task, run.spend, result.sample
-        bill = cost(spend, self._shape, self._hardware)
-        choices = result.samples if task.strategy == "direct" else (chosen,)
+        bill = cost(spend, self._shape, self._hardware, batch=self._batch(run))
+        # Where several choices were drawn, the first is the chosen one and the others follow it.
+        count = task.choices if task.strategy in ("direct", "cot") else 1
+        choices = result.samples[result.chosen : result.chosen + count]
         return TierResult(
             strategy=task.strategy,
             texts=tuple(sample.text for sample in choices),
@@ -134,6 +162,14 @@ class TierRunner:
             engine_model=self.engine.info.model,
             samples=tuple(s if s.tier else replace(s, tier=self.tier) for s in result.samples),
         )
+
+    def _batch(self, run: Run) -> float:
+        """How many of the run's own sequences were decoded together on average.
+
+        Those of other requests share the steps too and are not known here: an upper bound of the bill.
+        """
+        together = mean_overlap([call.decoded_s for call in run.calls if call.decoded_s is not None])
+        return min(together, self.engine.info.parallel)
 
     async def _checkpoints(self, run: Run) -> None:
         meter, task = self._meter, run.task

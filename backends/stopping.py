@@ -63,3 +63,17 @@ def adaptive_count(answers: Sequence[str | None], max_samples: int, confidence: 
         if stop_reason(tally(answers[:drawn]), max_samples, confidence) is not None:
             return drawn
     return limit
+
+
+def counted_as_they_arrive(
+    answers: Sequence[str | None], arrivals: Sequence[float], max_samples: int, confidence: float
+) -> list[int]:
+    """Indices of the answers that a run would count which launches all at once and counts as they arrive.
+
+    For measuring what that does; no strategy counts so. `arrivals` are times or lengths in tokens, in any
+    unit: only their order matters, and ties keep the order of launch.
+    Against it stands `range(adaptive_count(...))`, the launch order.
+    """
+    limit = min(max_samples, len(answers))
+    order = sorted(range(limit), key=lambda index: arrivals[index])
+    return order[: adaptive_count([answers[index] for index in order], max_samples, confidence)]

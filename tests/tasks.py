@@ -11,7 +11,7 @@ from backends.engines.fake import FakeAnswer, FakeConfig, FakeEngine
 from backends.hardware import CPU, SMOLLM2_135M
 from backends.runner import Meter, TierRunner
 from backends.strategies.base import Run
-from backends.task import StrategyParams, TierEvent, TierTask
+from backends.task import Sample, StrategyParams, TierEvent, TierTask
 
 
 def task(text: str = "What is 3 + 4?", **fields: Any) -> TierTask:
@@ -30,6 +30,11 @@ def task(text: str = "What is 3 + 4?", **fields: Any) -> TierTask:
     return replace(base, **fields)
 
 
+def carried(answer: str | None, **fields: Any) -> Sample:
+    """A sample that an earlier rung paid for."""
+    return replace(Sample(f"carried {answer}", answer, "stop", 5), **fields)
+
+
 def says(*texts: str | tuple[str, float], delay_s: float = 0.0, **config: Any) -> FakeEngine:
     """A fake engine whose every reply is one of `texts` (with weights)."""
     answers = tuple(
@@ -38,11 +43,14 @@ def says(*texts: str | tuple[str, float], delay_s: float = 0.0, **config: Any) -
     return FakeEngine(FakeConfig(answers={"": answers}, token_delay_s=delay_s, **config))
 
 
-async def run_on(engine: FakeEngine, what: TierTask, events: list[TierEvent] | None = None) -> Run:
-    """A run of `what` on a started engine."""
+async def run_on(
+    engine: FakeEngine, what: TierTask, events: list[TierEvent] | None = None, **more: Any
+) -> Run:
+    """A run of `what` on a started engine; `more` goes to the run (`reward`, `same`)."""
     await engine.start()
     deadline = asyncio.get_running_loop().time() + what.timeout_s
-    return Run(engine, what, deadline=deadline, emit=events.append if events is not None else lambda _: None)
+    emit = events.append if events is not None else lambda _: None
+    return Run(engine, what, deadline=deadline, emit=emit, **more)
 
 
 async def runner_on(engine: FakeEngine, meter: Meter | None = None) -> TierRunner:

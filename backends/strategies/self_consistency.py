@@ -1,30 +1,39 @@
 """Self-consistency: sample in waves, vote on answers, stop when the vote is settled.
 
 Wang et al. (arXiv 2203.11171) with the Beta stop of Adaptive-Consistency (arXiv 2305.11860) and the lossless
-stop.
+stop; with `weighted`, votes count by confidence (CISC, arXiv 2502.06233).
 """
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backends.errors import DeadlinePassed, EngineError
-from backends.stopping import Tally, stop_reason, tally
-from backends.strategies.base import Call, Run, StrategyResult
+from backends.medoid import overlap, words
+from backends.stopping import Tally, stop_reason
+from backends.strategies.base import Run, StrategyResult
+from backends.strategies.pool import Pool, doubling, standing, votes
+from backends.strategies.ranking import elect, eligible, likeliest, most_central, require_scorer
 from backends.task import Sample
 
-# Two replies without an extractable answer show a question whose answers cannot be compared: more samples
-# would be paid for and never counted.
-VOTELESS_SAMPLES = 2
+# Replies without an extractable answer show a question whose answers cannot be compared: more samples would
+# be paid for and never counted. Three are the fewest of which one can be the odd one out.
+VOTELESS_SAMPLES = 3
+
+# CISC fits it per model and signal. 1 is mild (the surest vote weighs at most e times the least sure), since
+# log-probability, the default signal, was not seen to earn more.
+VOTE_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class SelfConsistencyResult(StrategyResult):
-    """The leading answer's most likely sample; `confidence` is P(the leader truly leads)."""
+    """The winning answer's best sample; `confidence` is P(it truly leads), from the number of votes alone.
+
+    `votes` are counted one a sample. `weights` are those that decided instead, empty where none were needed.
+    """
 
     votes: Tally
+    weights: tuple[float, ...] = ()
 
 
 async def self_consistency(run: Run) -> SelfConsistencyResult:
@@ -32,78 +41,54 @@ async def self_consistency(run: Run) -> SelfConsistencyResult:
 
     Votes count in launch order: the stop is looked for after each launch-order prefix, and what is still
     running then is cancelled. A sample that fails the caller's check casts no vote.
-    Raises DeadlinePassed, BudgetTooSmall or EngineError only when there is no sample at all.
+    With `weighted` the same rules on the number of votes say when to stop, and the weights only who wins:
+    the Beta rule counts draws, and a weight is no draw. An answer that wins against the count gets the low
+    confidence that its count deserves.
+    Raises DeadlinePassed, BudgetTooSmall or EngineError only when there is no sample at all;
+    StrategyUnsupported where votes are weighted and the scorer cannot work here.
     """
-    samples: list[Sample] = list(run.task.evidence)
-    calls: list[Call | None] = [None] * len(samples)
-    messages, limit = run.messages(), run.params.max_samples
-    reason = _reason(samples, limit, run.params.confidence)
-    try:
-        async with asyncio.timeout_at(run.deadline):
-            prompt = await run.prompt_tokens(messages)
-            while reason is None:
-                wave = min(max(1, len(samples)), limit - len(samples))
-                # Without any sample yet the call itself raises, and says what it needs.
-                covered = run.affordable(prompt, run.task.sampling.max_tokens)
-                if samples and covered == 0:
-                    reason = "budget"
-                    break
-                wave = max(1, min(wave, covered))
-                asked = [run.sampling(len(samples) + i) for i in range(wave)]
-                async with aclosing(run.in_launch_order(messages, asked)) as drawn:
-                    async for call, _ in drawn:
-                        calls.append(call)
-                        samples.append(run.as_sample(call))
-                        reason = _reason(samples, limit, run.params.confidence)
-                        if reason is not None:
-                            break
-                votes = _votes(samples)
-                run.progress(samples, votes.leader, votes.confidence)
-    except TimeoutError:
-        reason = "deadline"
-        if not samples and (cut := run.longest_unfinished()) is not None:
-            calls, samples = [cut], [run.as_sample(cut)]
-        if not samples:
-            raise DeadlinePassed("no token came before the deadline; allow more time") from None
-    except EngineError:
-        if not samples:
-            raise
-        reason = "engine_error"  # the votes that were paid for still make an answer
-    votes = _votes(samples)
-    chosen = _best(samples, votes.leader)
-    if (call_kept := calls[chosen]) is not None:
-        run.keep(call_kept)
+    limit, confidence = run.params.max_samples, run.params.confidence
+    if run.params.weighted:
+        await require_scorer(run)
+    pool = Pool(run)
+    reason = await pool.draw(limit, lambda samples: _settled(samples, limit, confidence), wave=_wave)
+    counted, samples = votes(pool.samples), pool.samples
+    weights: tuple[float, ...] = ()
+    if counted.leader is None:
+        chosen = most_central(samples, eligible(samples))
+    elif run.params.weighted:
+        election = await elect(run, samples, temperature=VOTE_TEMPERATURE)
+        chosen, weights, reason = election.chosen, election.weights, election.short or reason
+    else:
+        voters = [i for i in eligible(samples) if samples[i].answer == counted.leader]
+        chosen = likeliest(samples, voters)
+    pool.keep(chosen)
     return SelfConsistencyResult(
         samples=tuple(samples),
         chosen=chosen,
-        stop_reason=reason or "max_samples",
-        confidence=votes.confidence,
+        stop_reason=reason,
+        confidence=standing(samples, chosen),
         planned=limit,
-        votes=votes,
+        votes=counted,
+        weights=weights,
     )
 
 
-def _votes(samples: list[Sample]) -> Tally:
-    return tally([None if s.verified is False else s.answer for s in samples])
-
-
-def _reason(samples: list[Sample], limit: int, confidence: float) -> str | None:
-    votes = _votes(samples)
-    if (reason := stop_reason(votes, limit, confidence)) is not None:
+def _settled(samples: Sequence[Sample], limit: int, confidence: float) -> str | None:
+    if (reason := stop_reason(votes(samples), limit, confidence)) is not None:
         return reason
-    if len(samples) >= limit:
-        return "max_samples"
-    if len(samples) >= VOTELESS_SAMPLES and all(s.answer is None for s in samples):
-        return "no_comparable_answer"
-    return None
+    if any(s.answer is not None for s in samples):
+        return None
+    enough = len(samples) >= VOTELESS_SAMPLES or _same(samples)
+    return "no_comparable_answer" if enough else None
 
 
-def _best(samples: list[Sample], leader: str | None) -> int:
-    """The leader's sample with the highest mean log-probability; without a leader, of all samples."""
-    able = [i for i, s in enumerate(samples) if leader is not None and s.answer == leader]
-    able = [i for i in able if samples[i].verified is not False] or able or list(range(len(samples)))
-    return max(able, key=lambda i: (_likelihood(samples[i]), -i))
+def _same(samples: Sequence[Sample]) -> bool:
+    """Two texts or more with the very same words: a third would settle nothing."""
+    bags = [words(s.text) for s in samples]
+    return len(bags) > 1 and all(overlap(bags[0], other) == 1.0 for other in bags[1:])
 
 
-def _likelihood(sample: Sample) -> float:
-    return sample.mean_logprob if sample.mean_logprob is not None else float("-inf")
+def _wave(samples: Sequence[Sample]) -> int:
+    """While no reply has an answer, one at a time: the next may be the last that is wanted."""
+    return 1 if all(s.answer is None for s in samples) else doubling(samples)

@@ -9,8 +9,10 @@ from contextlib import aclosing
 import pytest
 
 from backends import runner as runner_module
+from backends.cost import cost
 from backends.engines.config import FakeFailure
 from backends.errors import EngineUnavailable, StrategyUnsupported
+from backends.hardware import H200, SMOLLM2_135M
 from backends.task import Progress, TextDelta, TierEvent, TierResult
 from tests.tasks import runner_on, says, task
 
@@ -46,6 +48,23 @@ async def test_a_result_carries_the_bill() -> None:
     assert result.cost_usd > 0
     assert {sample.tier for sample in result.samples} == {"direct"}
     assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301 - it crosses processes so
+
+
+async def test_sequences_that_were_decoded_together_share_their_steps() -> None:
+    """Four choices: the first alone, then three side by side; on average between one and three."""
+
+    async def gpu_seconds(parallel: int) -> tuple[float, list[float]]:
+        engine = says("one two three four five six", delay_s=0.002, parallel=parallel)
+        runner = runner_module.TierRunner(engine, tier="search", hardware=H200, shape=SMOLLM2_135M)
+        await runner.start()
+        result = await runner.run(task(choices=4))
+        alike = [cost(result.spend, SMOLLM2_135M, H200, batch=n).gpu_seconds for n in (1, 3)]
+        return result.gpu_seconds, alike
+
+    used, (alone, three) = await gpu_seconds(parallel=4)
+    assert three < used < alone
+    used, (alone, _) = await gpu_seconds(parallel=1)
+    assert used == alone
 
 
 async def test_a_stream_ends_with_its_result() -> None:

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import betainc
 
-from backends.stopping import adaptive_count, leader_confidence, stop_reason, tally
+from backends.stopping import (
+    adaptive_count,
+    counted_as_they_arrive,
+    leader_confidence,
+    stop_reason,
+    tally,
+)
 
 
 def test_the_integer_form_is_the_beta_integral() -> None:
@@ -79,3 +85,22 @@ def test_adaptive_count_replays_the_sequential_rule() -> None:
     assert adaptive_count(["a", "b"] * 8, 16, 0.95) == 16
     assert adaptive_count(["a"] * 3, 16, 0.95) == 3
     assert adaptive_count(["a"] * 16, 2, 0.95) == 2
+
+
+def test_counting_as_they_arrive_counts_the_short_ones_first() -> None:
+    answers = ["right", "wrong", "right", "wrong", "wrong", "right", "wrong"]
+    lengths = [90.0, 10.0, 80.0, 12.0, 11.0, 85.0, 13.0]
+    assert counted_as_they_arrive(answers, lengths, 7, 0.95) == [1, 4, 3, 6]
+    assert tally([answers[i] for i in (1, 4, 3, 6)]).leader == "wrong"
+    assert adaptive_count(answers, 7, 0.95) == 7
+
+
+def test_only_the_samples_that_are_launched_arrive() -> None:
+    assert counted_as_they_arrive(["a", "b", "c"], [3.0, 2.0, 1.0], 2, 0.95) == [1, 0]
+    assert counted_as_they_arrive([], [], 4, 0.95) == []
+
+
+@given(st.lists(st.sampled_from(["a", "b", None]), max_size=20))
+def test_without_a_race_arrival_is_launch_order(answers: list[str | None]) -> None:
+    count = adaptive_count(answers, 16, 0.95)
+    assert counted_as_they_arrive(answers, [1.0] * len(answers), 16, 0.95) == list(range(count))
