@@ -1,4 +1,5 @@
-"""Questions with known answers, to record outcomes on: task families of reasoning-gym and plain facts."""
+"""Questions with known answers, to record outcomes on: task families of reasoning-gym at two difficulties,
+and plain facts."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ class Question:
     family: str
     text: str
     answers: tuple[str, ...]
+    difficulty: str = ""
 
     def score(self, reply: str, answer: str | None) -> float:
         """1.0 if the reply is right. Facts count when named anywhere in a reply, since they come as prose."""
@@ -30,42 +32,86 @@ class Question:
 
 
 PLAIN = "plain_facts"
-# Easiest settings: a 135M model gets some of each right, and the arms differ from family to family.
-FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "chain_sum_2x1": ("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}),
-    "chain_sum_3x1": ("chain_sum", {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}),
-    "chain_sum_2x2": ("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}),
-    "products_1x1": ("products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}),
-    "products_2x2": ("products", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}),
-    "gcd_small": ("gcd", {"min_value": 1, "max_value": 20}),
-    "syllogism": ("syllogism", {}),
-    "letter_counting": ("letter_counting", {"min_words": 1, "max_words": 3}),
-    "spell_backward": ("spell_backward", {"min_word_len": 3, "max_word_len": 4}),
-    "leg_counting": ("leg_counting", {"min_animals": 1, "max_animals": 2}),
-    "family_relationships": ("family_relationships", {}),
+
+
+def _terms(terms: int, digits: int, **more: Any) -> Mapping[str, Any]:
+    sizes = {"min_terms": terms, "max_terms": terms, "min_digits": digits, "max_digits": digits}
+    return {**sizes, **more}
+
+
+# Easy settings, since a 135M model gets some of each right; chosen because the arms differ between them:
+# votes gain much on some, thinking aloud hurts on others, and on the hardest nothing helps.
+DIFFICULTIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "chain_sum": {"easy": _terms(2, 1), "hard": _terms(3, 1)},
+    "products": {"easy": _terms(2, 1), "hard": {**_terms(2, 1), "max_digits": 2}},
+    "basic_arithmetic": {
+        "easy": _terms(2, 1, allow_parentheses=False),
+        "hard": _terms(3, 1, allow_parentheses=False),
+    },
+    "decimal_chain_sum": {
+        "easy": _terms(2, 1, min_decimal_places=1, max_decimal_places=1),
+        "hard": _terms(3, 1, min_decimal_places=1, max_decimal_places=1),
+    },
+    "gcd": {"easy": {"min_value": 1, "max_value": 12}, "hard": {"min_value": 2, "max_value": 40}},
+    "lcm": {"easy": {"min_value": 1, "max_value": 6}, "hard": {"min_value": 2, "max_value": 12}},
+    "fraction_simplification": {
+        "easy": {"min_value": 1, "max_value": 5, "min_factor": 2, "max_factor": 3, "styles": ("plain",)},
+        "hard": {"min_value": 1, "max_value": 9, "min_factor": 2, "max_factor": 5, "styles": ("plain",)},
+    },
+    "simple_equations": {
+        "easy": {"min_terms": 2, "max_terms": 2, "min_value": 1, "max_value": 5},
+        "hard": {"min_terms": 2, "max_terms": 3, "min_value": 1, "max_value": 10},
+    },
+    "letter_counting": {
+        "easy": {"min_words": 1, "max_words": 1},
+        "hard": {"min_words": 3, "max_words": 3},
+    },
+    "ransom_note": {
+        "easy": {
+            "min_note_length": 2,
+            "max_note_length": 3,
+            "min_magazine_length": 4,
+            "max_magazine_length": 6,
+        },
+        "hard": {
+            "min_note_length": 4,
+            "max_note_length": 6,
+            "min_magazine_length": 8,
+            "max_magazine_length": 12,
+        },
+    },
+    "isomorphic_strings": {
+        "easy": {"min_string_length": 2, "max_string_length": 3},
+        "hard": {"min_string_length": 4, "max_string_length": 6},
+    },
+    "coin_flip": {"easy": {"min_trials": 2, "max_trials": 2}, "hard": {"min_trials": 3, "max_trials": 4}},
 }
 
 
 def questions(per_family: int, seed: int) -> list[Question]:
-    """`per_family` questions of every family, in turns, so that a part of a recording is balanced.
+    """`per_family` questions of every family and difficulty, in turns, so that a part is balanced too.
 
+    A family with fewer distinct questions gives what it has.
     Raises ModuleNotFoundError if reasoning-gym is not installed (extra `record`).
     """
     import reasoning_gym
 
     columns: list[Sequence[Question]] = [_plain(per_family)]
-    for column, (family, (dataset, settings)) in enumerate(FAMILIES.items()):
-        # Small families repeat themselves: draw more than asked and keep each text once.
-        items = reasoning_gym.create_dataset(
-            dataset, size=4 * per_family, seed=1000 * seed + column, **settings
-        )
-        distinct = {item["question"].strip(): str(item["answer"]) for item in items}
-        columns.append(
-            [
-                Question(f"{family}-{seed}-{i}", family, text, (answer,))
-                for i, (text, answer) in enumerate(list(distinct.items())[:per_family])
-            ]
-        )
+    seen: set[str] = set()
+    for family, settings in DIFFICULTIES.items():
+        for difficulty, fields in settings.items():
+            # Easy settings repeat themselves: draw more than asked and keep each text once.
+            items = reasoning_gym.create_dataset(
+                family, size=8 * per_family, seed=1000 * seed + len(columns), **fields
+            )
+            distinct = {item["question"].strip(): str(item["answer"]) for item in items}
+            column = [
+                Question(f"{family}-{difficulty}-{seed}-{i}", family, text, (answer,), difficulty)
+                for i, (text, answer) in enumerate(distinct.items())
+                if text not in seen  # a hard setting may draw an easy question
+            ][:per_family]
+            seen.update(question.text for question in column)
+            columns.append(column)
     return [column[i] for i in range(per_family) for column in columns if i < len(column)]
 
 

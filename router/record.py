@@ -1,7 +1,7 @@
 """Record an outcome table: every arm once a question, with samples enough to replay any stopping rule.
 
-Self-consistency is drawn once at its largest size and never stopped; smaller sizes and adaptive stops are
-replayed from those samples.
+Self-consistency draws one pool and never stops; every size of vote and every stopping rule is replayed from
+it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ class RecordedArm:
     params: StrategyParams
 
 
-def recorded_ids(table: Path) -> set[str]:
-    """Questions already in the table; a half-written last line is cut off so that appending can go on."""
+def recorded_rows(table: Path) -> set[tuple[str, str]]:
+    """(question, arm) of every row; a half-written last line is cut off, so that appending can go on."""
     if not table.exists():
         return set()
     text = table.read_text()
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         table.write_text(whole)
-    return {json.loads(line)["prompt_id"] for line in whole.splitlines()}
+    rows = (json.loads(line) for line in whole.splitlines())
+    return {(row["prompt_id"], row["arm"]) for row in rows}
 
 
 async def record(
@@ -54,35 +55,58 @@ async def record(
     max_tokens: int,
     seed: int,
     done: Callable[[Question], None],
+    samples: int = 1,
+    concurrency: int = 1,
 ) -> None:
-    """Append one row a (question, arm) to `table`; questions that it has already are passed over."""
-    known = recorded_ids(table)
+    """Append one row a (question, arm) to `table`; rows that it has already are passed over.
+
+    The votes share one pool of `samples` draws, or as many as the largest arm needs. `concurrency` questions
+    run side by side, for engines that decode large batches.
+    """
+    known = recorded_rows(table)
     table.parent.mkdir(parents=True, exist_ok=True)
-    for question in questions:
-        if question.prompt_id not in known:
-            rows = await _rows(engine, question, arms, max_tokens=max_tokens, seed=seed)
+    waiting = iter(questions)
+
+    async def worker() -> None:
+        for question in waiting:
+            missing = [arm for arm in arms if (question.prompt_id, arm.name) not in known]
+            rows = await _rows(engine, question, missing, max_tokens, seed, samples)
             with table.open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
-        done(question)
+            done(question)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(worker())
 
 
 async def _rows(
-    engine: Engine, question: Question, arms: Sequence[RecordedArm], *, max_tokens: int, seed: int
+    engine: Engine,
+    question: Question,
+    arms: Sequence[RecordedArm],
+    max_tokens: int,
+    seed: int,
+    samples: int,
 ) -> list[dict[str, Any]]:
-    rows = []
+    """One row an arm; the votes share one pool of samples, listed with the largest of them."""
     voting = [arm for arm in arms if arm.strategy == "self_consistency"]
-    if voting:
+
+    async def votes() -> list[dict[str, Any]]:
+        if not voting:
+            return []
         largest = max(voting, key=lambda arm: arm.params.max_samples)
         run = _run(engine, question, largest, max_tokens, seed)
-        samples = await _draw_all(run)
-        rows += [_voted(question, arm, samples, run) for arm in voting]
-    for arm in arms:
-        if arm.strategy != "self_consistency":
-            run = _run(engine, question, arm, max_tokens, seed)
-            result = await STRATEGIES[arm.strategy](run)
-            score = question.score(result.sample.text, result.sample.answer)
-            rows.append(_row(question, arm, score, run.spend.completion, run, result.samples))
-    return rows
+        pool = await _draw_all(run, max(samples, largest.params.max_samples))
+        return [_voted(question, arm, pool, run, listed=arm is largest) for arm in voting]
+
+    async def alone(arm: RecordedArm) -> list[dict[str, Any]]:
+        run = _run(engine, question, arm, max_tokens, seed)
+        result = await STRATEGIES[arm.strategy](run)
+        score = question.score(result.sample.text, result.sample.answer)
+        return [_row(question, arm, score, run.spend.completion, run, result.samples)]
+
+    others = [alone(arm) for arm in arms if arm not in voting]
+    return [row for rows in await asyncio.gather(votes(), *others) for row in rows]
 
 
 def _run(engine: Engine, question: Question, arm: RecordedArm, max_tokens: int, seed: int) -> Run:
@@ -99,8 +123,8 @@ def _run(engine: Engine, question: Question, arm: RecordedArm, max_tokens: int, 
     return Run(engine, task, deadline=deadline, emit=lambda _: None)
 
 
-async def _draw_all(run: Run) -> list[Sample]:
-    messages, count = run.messages(), run.params.max_samples
+async def _draw_all(run: Run, count: int) -> list[Sample]:
+    messages = run.messages()
     samples: list[Sample] = []
     for indexes in ([0], range(1, count)):  # leader first: one prefill serves all
         asked = [run.sampling(i) for i in indexes]
@@ -110,14 +134,17 @@ async def _draw_all(run: Run) -> list[Sample]:
     return samples
 
 
-def _voted(question: Question, arm: RecordedArm, samples: Sequence[Sample], run: Run) -> dict[str, Any]:
+def _voted(
+    question: Question, arm: RecordedArm, samples: Sequence[Sample], run: Run, *, listed: bool
+) -> dict[str, Any]:
     answers = [sample.answer for sample in samples]
     used = adaptive_count(answers, arm.params.max_samples, arm.params.confidence)
     leader = tally(answers[:used]).leader
     able = [s for s in samples[:used] if leader is None or s.answer == leader]
     best = max(able, key=lambda s: s.mean_logprob if s.mean_logprob is not None else float("-inf"))
     tokens = sum(sample.completion_tokens for sample in samples[:used])
-    return _row(question, arm, question.score(best.text, best.answer), tokens, run, samples)
+    score = question.score(best.text, best.answer)
+    return _row(question, arm, score, tokens, run, samples if listed else ())
 
 
 def _row(
@@ -130,20 +157,19 @@ def _row(
             "score": question.score(sample.text, sample.answer),
             "completion_tokens": sample.completion_tokens,
             "mean_logprob": None if logprob is None else round(logprob, 4),
+            "finish": sample.finish,
         }
 
     return {
         "prompt_id": question.prompt_id,
         "family": question.family,
+        "difficulty": question.difficulty,
         "messages": [{"role": "user", "content": question.text}],
         "arm": arm.name,
         "score": score,
         "prompt_tokens": run.calls[0].prompt_tokens,
         "completion_tokens": tokens,
-        # Smaller votes are prefixes of the largest: their samples are not written again.
-        "samples": [plain(s) for s in samples[: run.params.max_samples]]
-        if arm.params.max_samples == run.params.max_samples
-        else [],
+        "samples": [plain(sample) for sample in samples],
     }
 
 

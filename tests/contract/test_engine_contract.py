@@ -1,114 +1,25 @@
-"""One suite over every engine: the fake, llama.cpp in process, and llama.cpp behind the OpenAI protocol."""
+"""One suite over every engine of `tests/engine_subjects.py`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-import httpx
 import pytest
 import pytest_asyncio
 
 from backends.engines.base import Chunk, Completion, Engine, Generation, Message, Sampling
-from backends.engines.config import FakeAnswer, FakeConfig, LlamaCppConfig, OpenAIHTTPConfig
-from backends.engines.fake import FakeEngine
-from backends.engines.llamacpp import LlamaCppEngine
-from backends.engines.llamacpp_wire import load_server
 from backends.engines.openai_http import OpenAIHTTPEngine
-from backends.errors import ContextOverflow, EngineUnavailable, ModelFileError
-from backends.models import default_model_path
+from backends.errors import ContextOverflow, EngineUnavailable
+from tests.engine_subjects import CONTEXT, KEY_VARIABLE, PARALLEL, SUBJECTS, Subject
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-CONTEXT = 512
-PARALLEL = 4
-KEY_VARIABLE = "ENGINE_CONTRACT_TEST_KEY"
-KEY = "a key of this test alone"
 
 STORY = (Message("user", "Tell me a long story about a river and the town beside it."),)
 COUNT = (Message("system", "You count."), Message("user", "Count from one to ten in words."))
 FACTS = (Message("user", " ".join(f"Fact {n} is about the number {n * 7}." for n in range(20)) + " Go on."),)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An engine under test, and what the suite may expect of this one."""
-
-    engine: Engine
-    busy: Callable[[], Awaitable[int]]
-    dead: Callable[[], Engine]
-    names_stop: bool = True
-    shares_prefill: bool = True
-
-
-def model_path() -> str:
-    try:
-        return str(default_model_path())
-    except ModelFileError as error:
-        pytest.skip(str(error))
-
-
-async def fake_subject() -> AsyncIterator[Subject]:
-    long = "Once upon a time\nthere was " + "a river and a town and " * 20
-    said = (
-        FakeAnswer(text=long, weight=3),
-        FakeAnswer(text=f"It rained.\n{long}"),
-        FakeAnswer(text=f"A {long}"),
-    )
-    config = FakeConfig(context_tokens=CONTEXT, parallel=PARALLEL, token_delay_s=0.001, answers={"": said})
-    engine = FakeEngine(config)
-    await engine.start()
-
-    async def busy() -> int:
-        return engine.active
-
-    yield Subject(engine, busy, lambda: FakeEngine(config))
-    await engine.aclose()
-
-
-async def llamacpp_subject() -> AsyncIterator[Subject]:
-    config = LlamaCppConfig(model_path=model_path(), context_tokens=CONTEXT, parallel=PARALLEL)
-    engine = LlamaCppEngine(config)
-    await engine.start()
-    yield Subject(engine, engine.busy_slots, lambda: LlamaCppEngine(config))
-    await engine.aclose()
-
-
-async def openai_subject() -> AsyncIterator[Subject]:
-    path = Path(model_path())
-    shape = LlamaCppConfig(context_tokens=CONTEXT, parallel=PARALLEL, prompt_cache_mib=0)
-    holder = [await asyncio.to_thread(load_server, shape, path, KEY)]
-    address = holder[0].listening_address
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(KEY_VARIABLE, KEY)
-        config = OpenAIHTTPConfig(
-            base_url=f"{address}/v1",
-            model="SmolLM2-135M-Instruct",
-            api_key_env=KEY_VARIABLE,
-            dialect="llamacpp",
-            context_tokens=CONTEXT,
-            parallel=PARALLEL,
-        )
-        engine = OpenAIHTTPEngine(config)
-        await engine.start()
-
-        async def busy() -> int:
-            async with httpx.AsyncClient(
-                headers={"Authorization": f"Bearer {KEY}"}, trust_env=False
-            ) as client:
-                slots = (await client.get(f"{address}/slots")).json()
-            return sum(slot["is_processing"] for slot in slots)
-
-        nobody = config.model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
-        yield Subject(engine, busy, lambda: OpenAIHTTPEngine(nobody), names_stop=False, shares_prefill=False)
-        await engine.aclose()
-    await asyncio.to_thread(holder.clear)
-
-
-SUBJECTS = {"fake": fake_subject, "llamacpp": llamacpp_subject, "openai_http": openai_subject}
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=list(SUBJECTS))
@@ -255,6 +166,8 @@ async def test_logprobs_come_one_a_token_or_not_at_all(subject: Subject) -> None
 
 
 async def test_an_identical_prompt_is_served_from_the_cache(subject: Subject) -> None:
+    if not subject.keeps_prompts:
+        pytest.skip("this engine computes every prompt anew")
     first = await complete(subject.engine, FACTS, Sampling(2))
     second = await complete(subject.engine, FACTS, Sampling(2, temperature=1.0, seed=9))
     assert first.prompt_tokens == second.prompt_tokens
@@ -353,10 +266,8 @@ async def test_an_engine_that_is_not_there_is_unavailable(subject: Subject) -> N
 
 
 async def test_an_engine_that_was_closed_is_unavailable(subject: Subject) -> None:
-    if isinstance(subject.engine, LlamaCppEngine):
-        closed: Engine = LlamaCppEngine(subject.engine.config)  # loading the model again would be slow
-    else:
-        closed = subject.dead()
+    closed = subject.dead()
+    if subject.quick_start:
         await closed.start()
     await closed.aclose()
     await closed.aclose()

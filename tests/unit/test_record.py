@@ -12,8 +12,8 @@ from backends.engines.fake import FakeConfig, FakeEngine
 from backends.stopping import adaptive_count
 from backends.task import StrategyParams
 from classifier.tables import read_table
-from router.questions import FAMILIES, PLAIN, Question, questions
-from router.record import RecordedArm, record, recorded_arms, recorded_ids
+from router.questions import DIFFICULTIES, PLAIN, Question, questions
+from router.record import RecordedArm, record, recorded_arms, recorded_rows
 from tests.tasks import says
 
 ARMS = (
@@ -66,7 +66,7 @@ async def test_a_stopped_recording_goes_on_where_it_was(tmp_path: Path) -> None:
     first = await rows_of(table, engine, ASKED[:2])
     whole = table.read_text()
     table.write_text(whole + '{"prompt_id": "q-2", "arm": "dir')  # killed while it wrote
-    assert recorded_ids(table) == {"q-0", "q-1"}
+    assert {question for question, _ in recorded_rows(table)} == {"q-0", "q-1"}
     rows = await rows_of(table, engine)
     assert rows[: len(first)] == first
     assert len(rows) == 16
@@ -99,8 +99,35 @@ def test_facts_count_wherever_they_are_said() -> None:
 def test_questions_are_balanced_distinct_and_the_same_each_time() -> None:
     pytest.importorskip("reasoning_gym")
     asked = questions(3, seed=5)
-    assert len(asked) == 3 * (len(FAMILIES) + 1)
+    kinds = {(PLAIN, "")} | {(family, level) for family, levels in DIFFICULTIES.items() for level in levels}
+    assert len(kinds) == 1 + 2 * len(DIFFICULTIES)
+    assert {(q.family, q.difficulty) for q in asked[: len(kinds)]} == kinds
+    assert len(asked) == 3 * len(kinds)
     assert len({q.text for q in asked}) == len(asked)
-    assert {q.family for q in asked[: len(FAMILIES) + 1]} == {PLAIN, *FAMILIES}
+    assert len({q.prompt_id for q in asked}) == len(asked)
     assert asked == questions(3, seed=5)
     assert asked != questions(3, seed=6)
+
+
+async def test_the_pool_may_be_larger_than_any_vote(tmp_path: Path) -> None:
+    table, engine = tmp_path / "t.jsonl", says(("Answer: 7", 2.0), ("Answer: 8", 1.0))
+    await engine.start()
+    await record(
+        engine, ASKED, ARMS, table, max_tokens=64, seed=1, done=lambda _: None, samples=12, concurrency=3
+    )
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    listed = {row["prompt_id"]: row["samples"] for row in rows if row["arm"] == "consistency/sc8"}
+    assert {len(samples) for samples in listed.values()} == {12}
+    for row in rows:
+        if row["arm"] == "consistency/sc8":  # what a vote of 8 had spent, not what was drawn
+            used = adaptive_count([s["answer"] for s in row["samples"]], 8, 0.95)
+            assert row["completion_tokens"] == sum(s["completion_tokens"] for s in row["samples"][:used])
+
+
+async def test_an_arm_that_is_new_is_added_to_the_questions_that_are_there(tmp_path: Path) -> None:
+    table, engine = tmp_path / "t.jsonl", says("Answer: 7")
+    await engine.start()
+    for arms in (ARMS[:2], ARMS):
+        await record(engine, ASKED, arms, table, max_tokens=64, seed=1, done=lambda _: None)
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    assert len(rows) == len({(r["prompt_id"], r["arm"]) for r in rows}) == len(ASKED) * len(ARMS)
