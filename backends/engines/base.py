@@ -61,7 +61,8 @@ class Completion:
 
     `prompt_tokens` includes `cached_tokens` (served from the prefix cache, not computed).
     `logprobs` are natural logs, one per completion token, empty where the engine gives none; `top_logprobs`
-    are those of the likeliest tokens at each place, in falling order, where they were asked for.
+    are those of the likeliest tokens at each place, in falling order, where they were asked for, and
+    `top_tokens` their texts, where the engine tells them.
     `stop_string` is the caller's stop string that ended it, which the text does not contain;
     `finish` is "stop" for that and for the model's own end, "length" for max_tokens.
     """
@@ -74,12 +75,14 @@ class Completion:
     stop_string: str | None = None
     logprobs: tuple[float, ...] = field(default=())
     top_logprobs: tuple[tuple[float, ...], ...] = field(default=())
+    top_tokens: tuple[tuple[str, ...], ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What an engine is and can do; strategies check it before they spend anything.
 
+    `tells_stop`: `Completion.stop_string` is set whenever a stop string ended the completion.
     `top_logprobs` is the most alternatives a token that it tells, 0 for none. `settings` is what the engine
     was started with and operators ask about: speculative decoding, quantisation, prefix caching, parallelism.
     """
@@ -91,6 +94,7 @@ class EngineInfo:
     seeds: bool = True
     exact_prompt_count: bool = True
     parallel: int = 1
+    tells_stop: bool = True
     top_logprobs: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import re
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -45,7 +45,8 @@ class FakeEngine:
 
     What is said depends on the messages, the temperature and the seed alone; temperature 0 takes the most
     likely answer. Without a seed, the n-th call draws with seed n. A log-probability is the log of the share
-    of the answer that was drawn, the same for each of its tokens. `failure` may be set while it runs.
+    of the answer that was drawn, the same for each of its tokens; the alternatives at a place are the tokens
+    that the answers have there. `failure` may be set while it runs.
     """
 
     def __init__(self, config: FakeConfig | None = None, script: Script | None = None) -> None:
@@ -64,6 +65,7 @@ class FakeEngine:
             context_tokens=self.config.context_tokens,
             continues_prefix=self.config.continues_prefix,
             logprobs=self.config.logprobs,
+            top_logprobs=self.config.top_logprobs,
             seeds=self.config.seeds,
             parallel=self.config.parallel,
         )
@@ -137,6 +139,7 @@ class FakeEngine:
             self._seen.popitem(last=False)
         if failure is not None:
             tokens //= 2
+        tops = self._alternatives(generation, pieces)
         length = stop is None and len(pieces) < len(tokenize(text))
         yield Completion(
             text=kept,
@@ -146,6 +149,8 @@ class FakeEngine:
             cached_tokens=call.cached_tokens,
             stop_string=stop,
             logprobs=(math.log(share),) * tokens if self.config.logprobs else (),
+            top_logprobs=tuple(tuple(math.log(share) for _, share in place) for place in tops),
+            top_tokens=tuple(tuple(token for token, _ in place) for place in tops),
         )
 
     def _reply(self, generation: Generation) -> tuple[str, float]:
@@ -166,6 +171,26 @@ class FakeEngine:
             text, share = answers[index].text, weights[index] / sum(weights)
         started = generation.prefix and text.startswith(generation.prefix)
         return (text[len(generation.prefix) :] if started else text), share
+
+    def _alternatives(self, generation: Generation, pieces: list[str]) -> list[list[tuple[str, float]]]:
+        """At each place the likeliest tokens of all answers there, with their shares, in falling order."""
+        wanted = min(generation.sampling.top_logprobs, self.config.top_logprobs)
+        if not wanted or not pieces:
+            return []
+        answers = [FakeAnswer(text="".join(pieces))] if self.script else self._answers(generation)
+        spoken = [(tokenize(a.text.removeprefix(generation.prefix)), a.weight) for a in answers]
+        places = []
+        for place, _ in enumerate(pieces):
+            weights: dict[str, float] = defaultdict(float)
+            for tokens, weight in spoken:
+                if place < len(tokens):
+                    weights[tokens[place]] += weight
+            total = sum(weights.values())
+            shares = sorted(
+                ((token, weight / total) for token, weight in weights.items()), key=lambda t: -t[1]
+            )
+            places.append(shares[:wanted])
+        return places
 
     def _answers(self, generation: Generation) -> Sequence[FakeAnswer]:
         asked = generation.messages[-1].content

@@ -19,13 +19,14 @@ import httpx
 
 from backends.engines.base import Chunk, Completion, EngineInfo, Generation, Message
 from backends.engines.config import LlamaCppConfig
+from backends.engines.llamacpp_settings import told_settings
 from backends.engines.llamacpp_wire import (
     NAME,
+    TOP_LOGPROBS,
     completion,
     completion_body,
     load_server,
     refusal,
-    shares_prompts,
 )
 from backends.engines.sse import parse_object, read_events, transport_errors
 from backends.errors import EngineProtocolError, EngineUnavailable, ModelFileError
@@ -51,8 +52,10 @@ class LlamaCppEngine:
         self._info = EngineInfo(
             model=config.model or named,
             context_tokens=config.context_tokens,
-            logprobs=config.logprobs,
+            logprobs=config.tells_logprobs,
+            top_logprobs=TOP_LOGPROBS if config.tells_logprobs else 0,
             parallel=config.parallel,
+            settings=told_settings(config),
         )
         self._slots = asyncio.Semaphore(config.parallel)
         self._sharing = asyncio.Lock()
@@ -71,8 +74,12 @@ class LlamaCppEngine:
             return
         named = self.config.model_path
         path = Path(named) if named else await asyncio.to_thread(default_model_path)
-        if not path.is_file():
-            raise ModelFileError(f"there is no model file at {path}: correct model_path")
+        files = {"model_path": path}
+        if self.config.draft_model_path is not None:
+            files["draft_model_path"] = Path(self.config.draft_model_path)
+        for field, file in files.items():
+            if not file.is_file():
+                raise ModelFileError(f"there is no model file at {file}: correct {field}")
         key = secrets.token_urlsafe(32)
         loading = asyncio.ensure_future(asyncio.to_thread(load_server, self.config, path, key))
         try:
@@ -126,12 +133,12 @@ class LlamaCppEngine:
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk | Completion, None]:
         """Chunks as they come, then the completion; closing the iterator frees the slot within a token."""
         prompt = await self._render(generation.messages) + generation.prefix
-        body = completion_body(prompt, generation.sampling, self.config.logprobs)
+        body = completion_body(prompt, generation.sampling, self.config.tells_logprobs)
         async with self._slots:
             await self._share(generation.messages)
             async with aclosing(self._events(body)) as events:
                 texts: list[str] = []
-                logprobs: list[float] = []
+                told: list[Any] = []
                 async for event in events:
                     text, tokens = event.get("content"), event.get("tokens_predicted")
                     if not isinstance(text, str) or not isinstance(tokens, int):
@@ -139,11 +146,9 @@ class LlamaCppEngine:
                     if text:
                         texts.append(text)
                         yield Chunk(text, tokens)
-                    logprobs += [
-                        float(token["logprob"]) for token in event.get("completion_probabilities", ())
-                    ]
+                    told += event.get("completion_probabilities", ())
                     if event.get("stop"):
-                        done = completion("".join(texts), event, logprobs)
+                        done = completion("".join(texts), event, told, generation.sampling.top_logprobs)
                         self._remember(generation.messages, done)
                         yield done
                         return
@@ -161,7 +166,7 @@ class LlamaCppEngine:
     def _remember(self, messages: Messages, done: Completion) -> None:
         worth = done.prompt_tokens >= MIN_SHARED_TOKENS
         findable = done.completion_tokens <= MAX_COMPLETION_TO_PROMPT * done.prompt_tokens
-        if worth and findable and shares_prompts(self.config):
+        if worth and findable and self.config.shares_prompts:
             self._unshared.add(messages)
 
     def _running(self) -> httpx.AsyncClient:

@@ -8,9 +8,11 @@ from typing import Any
 
 from backends.engines.base import Completion, Sampling
 from backends.engines.config import LlamaCppConfig
+from backends.engines.llamacpp_settings import apply_settings
 from backends.errors import ContextOverflow, EngineError, EngineProtocolError, EngineUnavailable
 
 NAME = "llama.cpp"
+TOP_LOGPROBS = 20  # the server would tell more; this is what other engines tell too
 RANDOM_SEED = 0xFFFFFFFF  # the server draws its own seed when it sees this one
 
 
@@ -30,20 +32,15 @@ def load_server(config: LlamaCppConfig, path: Path, key: str) -> Any:
     params.n_ctx = config.context_tokens * config.parallel
     params.kv_unified = False  # every slot has its own share, so one request's context is known
     params.fit_params = False  # the context is what was asked for, or loading fails
-    params.n_gpu_layers = config.gpu_layers
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    apply_settings(params, config)
     params.n_threads_http = config.parallel + 8
     params.cache_ram_mib = config.prompt_cache_mib
-    if shares_prompts(config):
+    if config.shares_prompts:
         # 0: always the slot used longest ago, filled from the prompt cache; see LlamaCppEngine._share.
         params.slot_prompt_similarity = 0.0
     params.prefill_assistant = False  # a prefix is appended after the template, not here
     return xllamacpp.Server(params)
-
-
-def shares_prompts(config: LlamaCppConfig) -> bool:
-    """Whether slots can take a prompt over from one another (through the cache in main memory)."""
-    return config.parallel > 1 and config.prompt_cache_mib > 0
 
 
 def completion_body(prompt: str, sampling: Sampling, logprobs: bool) -> dict[str, Any]:
@@ -57,7 +54,7 @@ def completion_body(prompt: str, sampling: Sampling, logprobs: bool) -> dict[str
         "top_p": sampling.top_p,
         # Temperature first, as other engines do, and no other sampler: the draw is what was asked for.
         "samplers": ["temperature", "top_p"],
-        "n_probs": 1 if logprobs else 0,
+        "n_probs": max(1, min(sampling.top_logprobs, TOP_LOGPROBS)) if logprobs else 0,
         "stop": list(sampling.stop),
     }
     if sampling.seed is not None:
@@ -65,8 +62,11 @@ def completion_body(prompt: str, sampling: Sampling, logprobs: bool) -> dict[str
     return body
 
 
-def completion(text: str, event: dict[str, Any], logprobs: list[float]) -> Completion:
-    """The completion that the last event of a stream ends. Raises EngineProtocolError."""
+def completion(text: str, event: dict[str, Any], told: list[Any], alternatives: int) -> Completion:
+    """The completion that the last event of a stream ends. Raises EngineProtocolError.
+
+    `told` is what the server said of each token; `alternatives` is how many others a token were asked for.
+    """
     stop_type = event.get("stop_type")
     if stop_type not in ("eos", "word", "limit"):
         raise EngineProtocolError(f"{NAME} ended a completion for an unknown reason: {stop_type!r}")
@@ -75,6 +75,15 @@ def completion(text: str, event: dict[str, Any], logprobs: list[float]) -> Compl
         cached, computed = int(event["timings"]["cache_n"]), int(event["timings"]["prompt_n"])
     except (KeyError, TypeError, ValueError) as error:
         raise EngineProtocolError(f"{NAME} did not say how many tokens it processed") from error
+    # The server reports one token for a character made of several; then they are not all known.
+    known = told if len(told) == tokens else []
+    try:
+        tops = [token["top_logprobs"][:alternatives] for token in known] if alternatives else []
+        logprobs = tuple(float(token["logprob"]) for token in known)
+        top_logprobs = tuple(tuple(float(top["logprob"]) for top in place) for place in tops)
+        top_tokens = tuple(tuple(str(top["token"]) for top in place) for place in tops)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineProtocolError(f"{NAME} sent log-probabilities that cannot be read") from error
     return Completion(
         text=text,
         finish="length" if stop_type == "limit" else "stop",
@@ -82,8 +91,9 @@ def completion(text: str, event: dict[str, Any], logprobs: list[float]) -> Compl
         completion_tokens=tokens,
         cached_tokens=cached,
         stop_string=event.get("stopping_word") if stop_type == "word" else None,
-        # The server reports one token for a character made of several; then they are not all known.
-        logprobs=tuple(logprobs) if len(logprobs) == tokens else (),
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        top_tokens=top_tokens,
     )
 
 

@@ -34,6 +34,9 @@ class OpenAIHTTPEngine:
             seeds=own,
             exact_prompt_count=own,
             parallel=config.parallel,
+            tells_stop=config.dialect == "vllm",
+            top_logprobs=config.most_top_logprobs,
+            settings=config.settings,
         )
         self._base = config.base_url.rstrip("/")
         self._root = self._base.removesuffix("/v1")
@@ -106,7 +109,8 @@ class OpenAIHTTPEngine:
         """
         if generation.prefix and not self._info.continues_prefix:
             raise StrategyUnsupported(f"{self._name} cannot continue a started answer: set its dialect")
-        collected = StreamedCompletion(self._name, generation.sampling.stop)
+        wanted = min(generation.sampling.top_logprobs, self._info.top_logprobs)
+        collected = StreamedCompletion(self._name, generation.sampling.stop, wanted)
         async with aclosing(self._events(generation)) as events:
             async for event in events:
                 chunk = collected.take(event)

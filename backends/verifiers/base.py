@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from backends.engines.base import Message
     from backends.strategies.base import Run
     from backends.task import Sample
 
@@ -37,15 +39,38 @@ needs, BudgetTooSmall where the budget does not cover it.
 """
 
 
+Aggregate = Literal["last", "min", "mean", "prod"]
+
+
 @dataclass(frozen=True, slots=True)
 class Rewards:
     """What a reward model said of a reply: a score a step (one for the whole), and the tokens it read."""
 
     steps: tuple[float, ...]
     prompt_tokens: int
+    aggregate: Aggregate = "last"
+
+    @property
+    def score(self) -> float:
+        """The steps' scores as one (arXiv 2408.03314 compares these ways); there is at least one step."""
+        if self.aggregate == "last":
+            return self.steps[-1]
+        if self.aggregate == "min":
+            return min(self.steps)
+        return prod(self.steps) if self.aggregate == "prod" else sum(self.steps) / len(self.steps)
 
 
 class RewardModel(Protocol):
-    """A reward model somewhere else. Raises EngineUnavailable or EngineProtocolError."""
+    """A reward model somewhere else. Raises EngineUnavailable, EngineProtocolError or ContextOverflow.
 
-    async def rewards(self, messages: Sequence[Any], reply: str) -> Rewards: ...
+    `count_tokens` is what `rewards` will read, exact or an upper bound, so that a budget can be held for it.
+    `cache_scope` keeps tenants from sharing a prefix cache.
+    """
+
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def count_tokens(self, messages: Sequence[Message], reply: str) -> int: ...
+
+    async def rewards(self, messages: Sequence[Message], reply: str, *, cache_scope: str = "") -> Rewards: ...

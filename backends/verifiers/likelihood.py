@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from backends.errors import StrategyUnsupported
-from backends.strategies.base import Run
-from backends.task import Sample
+
+if TYPE_CHECKING:
+    from backends.strategies.base import Run
+    from backends.task import Sample
 
 
 async def mean_logprob(run: Run, replies: Sequence[Sample]) -> list[float | None]:

@@ -75,3 +75,75 @@ def test_choices() -> None:
     assert not check("maybe")
     with pytest.raises(InvalidVerifier, match="empty"):
         compile_check(VerifySpec("choice"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        (VerifySpec("regex", pattern="a" * 1025), "pattern"),
+        (VerifySpec("regex", pattern="(a{1000}){1000}"), "RE2"),
+        (VerifySpec("json_schema", schema={"enum": ["x" * 9000]}), "bytes"),
+        (VerifySpec("json_schema", schema={"maximum": float("nan")}), "JSON"),
+        (VerifySpec("json_schema", schema={"enum": [{1, 2}]}), "JSON"),
+        (VerifySpec("json_schema", schema={"pattern": "("}), "regex"),
+        (VerifySpec("json_schema", schema={"properties": {"a": {"pattern": "(?=x)"}}}), "RE2"),
+        (VerifySpec("json_schema", schema={"properties": 3}), "schema"),
+        (VerifySpec("number", minimum=float("nan")), "minimum"),
+        (VerifySpec("number", maximum=float("inf")), "maximum"),
+        (VerifySpec("number", minimum=2, maximum=1), "above"),
+        (VerifySpec("choice", choices=("yes", " ")), "empty"),
+        (VerifySpec("choice", choices=("x",) * 65), "64"),
+        (VerifySpec("choice", choices=("x" * 257,)), "256"),
+        (VerifySpec("python", pattern="1"), "python"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_checks_are_refused_with_the_reason(spec: VerifySpec, names: str) -> None:
+    with pytest.raises(InvalidVerifier, match=names):
+        compile_check(spec)
+
+
+def test_a_schema_nested_beyond_recursion_is_refused() -> None:
+    schema: dict[str, object] = {}
+    for _ in range(2000):
+        schema = {"not": schema}
+    with pytest.raises(InvalidVerifier, match=r"verify\.schema"):
+        compile_check(VerifySpec("json_schema", schema=schema))
+
+
+def test_a_pattern_in_data_is_no_pattern() -> None:
+    check = compile_check(VerifySpec("json_schema", schema={"const": {"pattern": "("}}))
+    assert check('{"pattern": "("}')
+
+
+DOUBLING = {
+    "$defs": {
+        **{f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(40)},
+        "a40": {"type": "string"},
+    },
+    "$ref": "#/$defs/a0",
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (DOUBLING, "[1]"),
+        ({"$ref": "#"}, "[1]"),
+        ({"items": {"anyOf": [{"type": "string"}] * 100}}, "[" + "1," * 5000 + "1]"),
+        ({"items": {"enum": list(range(1000))}}, "[" + "-1," * 4000 + "-1]"),
+        ({"uniqueItems": True}, "[" + ",".join(f'{i},{{"a":{i}}}' for i in range(900)) + "]"),
+    ],
+)
+def test_a_schema_that_would_take_long_fails_in_time(schema: dict[str, object], text: str) -> None:
+    check = compile_check(VerifySpec("json_schema", schema=schema))
+    began = time.process_time()
+    assert not check(text)
+    assert not check(text)
+    assert time.process_time() - began < 5  # without the bound, the first would never end
+
+
+def test_a_long_answer_that_fits_passes_every_time() -> None:
+    check = compile_check(VerifySpec("json_schema", schema={"type": "array", "items": {"type": "integer"}}))
+    text = "[" + ",".join("7" for _ in range(5000)) + "]"
+    assert check(text)
+    assert check(text)
