@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -254,6 +254,11 @@ class Policy:
     def of(cls, document: PolicyDocument, source: str = "") -> Policy:
         text = json.dumps(document.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return cls(document, hashlib.sha256(text.encode()).hexdigest()[:12], source)
+
+    def without(self, arms: Collection[str]) -> Policy:
+        """The policy, of the same version, where those arms do not exist: nothing can run them."""
+        kept = {name: spec for name, spec in self.arms.items() if name not in arms}
+        return replace(self, document=self.document.model_copy(update={"arms": kept}))
 
     @property
     def name(self) -> str:

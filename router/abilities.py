@@ -1,18 +1,22 @@
-"""Whether a tier can run an arm, known before anything is spent: the strategy itself is asked."""
+"""Which arms a configuration can run, known before anything is spent: the strategies themselves are asked."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from backends.engines.base import Chunk, Completion, EngineInfo, Generation, Message, Sampling
+from backends.engines.build import build_engine
 from backends.errors import BackendError, EngineUnavailable, StrategyUnsupported
 from backends.strategies import STRATEGIES
 from backends.strategies.base import Run
 from backends.task import StrategyParams, TierTask
 from backends.verifiers.base import RewardModel
+from backends.verifiers.http_reward import HttpRewardModel
 from policies.arm_spec import ArmSpec
 from policies.arms import Candidate
+from policies.schema import Policy
+from router.config import AppConfig
 
 NOTHING_RUNS = "nothing runs here"
 
@@ -62,3 +66,18 @@ async def lacking(spec: ArmSpec, info: EngineInfo, reward: RewardModel | None = 
     except BackendError:
         return None
     return None
+
+
+async def shortcomings(policy: Policy, config: AppConfig) -> Mapping[str, str]:
+    """The arms that the configured tiers cannot run, each with what its tier lacks."""
+    found = {}
+    for name, spec in policy.arms.items():
+        tier = config.tiers.get(spec.tier)
+        if tier is None:
+            found[name] = f"there is no tier {spec.tier} in the app config"
+            continue
+        reward = HttpRewardModel(tier.reward) if tier.reward is not None else None
+        problem = await lacking(spec, build_engine(tier.engine).info, reward)
+        if problem is not None:
+            found[name] = problem
+    return found

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
 from classifier.predictor import Prediction, Predictor
 from policies.batches import Batches
+from policies.errors import PolicyFileError
 from policies.keys import KeyRing
 from policies.ledger import RedisLedger
 from policies.limits import RedisLimits
 from policies.loader import load_policy
+from policies.schema import Policy
 from policies.store import connect
+from router.abilities import shortcomings
 from router.cache import RedisCache
 from router.config import AppConfig
 from router.estimate import prompt_bytes_per_token
@@ -23,6 +27,8 @@ from router.parts import Classifier, Parts
 from router.pipeline import Pipeline
 from router.stores import cache_redis_url, cache_secret, redis_url
 from router.tiers import TierClient
+
+log = logging.getLogger(__name__)
 
 LOCAL_KEY_ID = "local"
 CACHE_TIMEOUT_S = 0.1
@@ -54,7 +60,7 @@ class Assembly:
 
         The stores need not be up: a replica that waits for them serves when they are.
         """
-        policy = await asyncio.to_thread(load_policy, self._config.policy_path())
+        policy = await self._policy()
         local = {digest: (tenant, LOCAL_KEY_ID) for digest, tenant in self._config.local_keys.items()}
         cache = RedisCache(self._answers, self._secret, self._config.cache.max_value_bytes)
         batches = Batches(self._budgets)
@@ -84,6 +90,18 @@ class Assembly:
         await self._pipeline.aclose()
         for client in (self._budgets, self._records, self._answers):
             await client.aclose()
+
+    async def _policy(self) -> Policy:
+        """The policy without the arms that their tier cannot run. Raises PolicyFileError if none is left."""
+        path = self._config.policy_path()
+        policy = await asyncio.to_thread(load_policy, path)
+        lacks = await shortcomings(policy, self._config)
+        for arm, why in lacks.items():
+            log.warning("arm %s of the policy is left out: %s", arm, why)
+        if len(lacks) == len(policy.arms):
+            raise PolicyFileError(str(path), 1, "arms", f"no tier can run any of them: {'; '.join(lacks)}")
+        # Arms of a tier that is not there stay: whoever asks for that tier is told that it is unavailable.
+        return policy.without([arm for arm in lacks if policy.arms[arm].tier in self._config.tiers])
 
     async def _classifier(self) -> Classifier:
         if self._handle is not None:

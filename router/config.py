@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backends.engines.build import EngineConfig
 from backends.hardware import HARDWARE, MODEL_SHAPES, Hardware, ModelShape
+from backends.verifiers.config import RewardConfig
 from router.http.settings import HttpSettings
 
 Accelerator = Literal["L4", "H100", "H200"]
@@ -81,7 +82,7 @@ class ShapeConfig(_Config):
 
 
 class TierConfig(ScaleConfig):
-    """A tier: an engine on one kind of hardware.
+    """A tier: an engine on one kind of hardware, and the `reward` model that arms with `scorer: reward` ask.
 
     `hardware`, `usd_per_hour` (None: the data sheet's) and `shape`, the model's size, price the work.
     `accelerator_type` places it on nodes that have one; None is any node. A replica takes requests once its
@@ -89,6 +90,7 @@ class TierConfig(ScaleConfig):
     """
 
     engine: EngineConfig
+    reward: RewardConfig | None = None
     hardware: Literal["L4", "H100", "H200", "CPU"]
     shape: str | ShapeConfig
     usd_per_hour: float | None = Field(default=None, gt=0)

@@ -14,8 +14,7 @@ from backends.engines.base import EngineInfo, Message
 from backends.engines.build import build_engine
 from backends.hardware import Hardware, ModelShape
 from backends.task import Spend
-from backends.verifiers.http_reward import HttpRewardModel
-from policies.arm_spec import READS, ArmSpec
+from policies.arm_spec import READS
 from policies.arms import Candidate, Size
 from policies.bounds import Load
 from policies.candidates import candidate
@@ -23,7 +22,7 @@ from policies.errors import PlanRefused
 from policies.plan import ArmEstimate, Ask, Param, Plan
 from policies.planner import make_plan
 from policies.schema import Policy, TenantPolicy
-from router.abilities import lacking
+from router.abilities import shortcomings
 from router.config import AppConfig, TierConfig
 from router.estimate import estimated_prompt_tokens, prompt_bytes_per_token
 
@@ -106,11 +105,11 @@ async def explain(config: AppConfig, policy: Policy, tenant: TenantPolicy, wish:
             plan = _plan(config, policy, tenant, wish, size, estimates)
         except PlanRefused as refused:
             refusal = str(refused)
-    arms = []
+    arms, lacks = [], await shortcomings(policy, config)
     for name, spec in policy.arms.items():
         tier = tiers.get(spec.tier)
         arm = candidate(name, spec, policy, estimates)
-        arms.append(_arm(arm, size, tier, await _problem(spec, tier, config)))
+        arms.append(_arm(arm, size, tier, lacks.get(name)))
     return Explanation(
         policy.name,
         policy.version,
@@ -137,13 +136,6 @@ def _prompt_tokens(config: AppConfig, wish: Wish) -> int:
 def _tier(name: str, tier: TierConfig) -> TierSheet:
     info = build_engine(tier.engine).info
     return TierSheet(name, tier.engine.kind, info, tier.sheet(), tier.model_shape())
-
-
-async def _problem(spec: ArmSpec, tier: TierSheet | None, config: AppConfig) -> str | None:
-    if tier is None:
-        return f"there is no tier {spec.tier} in the app config"
-    reward = config.tiers[spec.tier].reward
-    return await lacking(spec, tier.info, HttpRewardModel(reward) if reward is not None else None)
 
 
 def _predicted(config: AppConfig, policy: Policy, question: str) -> tuple[str, float, dict[str, ArmEstimate]]:

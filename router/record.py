@@ -21,8 +21,9 @@ from backends.strategies.base import Run
 from backends.task import Sample, StrategyParams, TierTask
 from router.questions import Question
 
-RUN_TIMEOUT_S = 600.0
-RUN_BUDGET_TOKENS = 1_000_000
+RUN_TIMEOUT_S = 3600.0  # in a large batch a run takes long without being slow
+POOL_BUDGET_TOKENS = 1_000_000
+ARM_BUDGET_TOKENS = 10_000  # about what the default policy reserves for its dearest arm on a short question
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +96,30 @@ async def _rows(
         if not voting:
             return []
         largest = max(voting, key=lambda arm: arm.params.max_samples)
-        run = _run(engine, question, largest, max_tokens, seed)
+        run = _run(engine, question, largest, max_tokens, seed, POOL_BUDGET_TOKENS)
         pool = await _draw_all(run, max(samples, largest.params.max_samples))
         return [_voted(question, arm, pool, run, listed=arm is largest) for arm in voting]
 
     async def alone(arm: RecordedArm) -> list[dict[str, Any]]:
-        run = _run(engine, question, arm, max_tokens, seed)
+        run = _run(engine, question, arm, max_tokens, seed, ARM_BUDGET_TOKENS)
         result = await STRATEGIES[arm.strategy](run)
         score = question.score(result.sample.text, result.sample.answer)
-        return [_row(question, arm, score, run.spend.completion, run, result.samples)]
+        return [_row(question, arm, score, run.spend.completion, run.spend.total, run, result.samples)]
 
     others = [alone(arm) for arm in arms if arm not in voting]
     return [row for rows in await asyncio.gather(votes(), *others) for row in rows]
 
 
-def _run(engine: Engine, question: Question, arm: RecordedArm, max_tokens: int, seed: int) -> Run:
+def _run(
+    engine: Engine, question: Question, arm: RecordedArm, max_tokens: int, seed: int, budget_tokens: int
+) -> Run:
     task = TierTask(
         lease_id="",
         strategy=arm.strategy,
         messages=(Message("user", question.text),),
         sampling=Sampling(max_tokens=max_tokens, seed=seed),
         params=arm.params,
-        budget_tokens=RUN_BUDGET_TOKENS,
+        budget_tokens=budget_tokens,
         timeout_s=RUN_TIMEOUT_S,
     )
     deadline = asyncio.get_running_loop().time() + RUN_TIMEOUT_S
@@ -144,11 +147,18 @@ def _voted(
     best = max(able, key=lambda s: s.mean_logprob if s.mean_logprob is not None else float("-inf"))
     tokens = sum(sample.completion_tokens for sample in samples[:used])
     score = question.score(best.text, best.answer)
-    return _row(question, arm, score, tokens, run, samples if listed else ())
+    charged_tokens = tokens + used * run.calls[0].prompt_tokens
+    return _row(question, arm, score, tokens, charged_tokens, run, samples if listed else ())
 
 
 def _row(
-    question: Question, arm: RecordedArm, score: float, tokens: int, run: Run, samples: Sequence[Sample]
+    question: Question,
+    arm: RecordedArm,
+    score: float,
+    tokens: int,
+    charged_tokens: int,
+    run: Run,
+    samples: Sequence[Sample],
 ) -> dict[str, Any]:
     def plain(sample: Sample) -> Mapping[str, Any]:
         logprob = sample.mean_logprob
@@ -168,6 +178,7 @@ def _row(
         "arm": arm.name,
         "score": score,
         "prompt_tokens": run.calls[0].prompt_tokens,
+        "charged_tokens": charged_tokens,
         "completion_tokens": tokens,
         "samples": [plain(sample) for sample in samples],
     }

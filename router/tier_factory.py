@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from backends.engines.build import build_engine
 from backends.runner import TierRunner
+from backends.verifiers.http_reward import HttpRewardModel
 from policies.ledger import RedisLedger
 from policies.store import connect
 from router.config import AppConfig
@@ -24,7 +25,7 @@ class LedgerMeter:
         await self._ledger.checkpoint(lease_id, used_tokens, self._lease_ttl_s)
 
     async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.settle(lease_id, used_tokens)
+        await self._ledger.settle(lease_id, used_tokens, exact=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +44,5 @@ class TierFactory:
             hardware=tier.sheet(),
             shape=tier.model_shape(),
             meter=LedgerMeter(ledger, self.config.lease_ttl_s),
+            reward=HttpRewardModel(tier.reward) if tier.reward is not None else None,
         )
