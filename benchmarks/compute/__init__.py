@@ -1,0 +1,1 @@
+"""Inference-time compute, measured: a recorded outcome table replayed into tables and plots."""

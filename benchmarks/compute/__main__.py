@@ -1,0 +1,45 @@
+"""From a recorded outcome table to tables, plots and a page: see docs/compute.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.compute.report import make
+from benchmarks.compute.table import read_recording
+from classifier.errors import TableError
+
+TABLE = Path("benchmarks/data/smollm2_135m.jsonl")
+WIDTH = 100
+
+
+def main(
+    table: Annotated[Path, typer.Argument(help="An outcome table in JSON lines.")] = TABLE,
+    out: Annotated[Path, typer.Option(help="Where compute.md and its plots go.")] = Path("docs"),
+) -> None:
+    """Replay every strategy on a recorded table; print the figures and write them."""
+    console = Console(width=WIDTH, highlight=False, markup=False)
+    try:
+        recording = read_recording(table)
+        out.mkdir(parents=True, exist_ok=True)
+        with console.status("reading") as status:
+            report = make(recording, table, out, status.update)
+        (out / "compute.md").write_text(report.page(), encoding="utf-8")
+    except TableError as error:
+        console.print(str(error), style="red", soft_wrap=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        console.print(f"{out} cannot be written to: {error}", style="red", soft_wrap=True)
+        raise typer.Exit(2) from None
+    for figure in report.figures:
+        figure.show(console)
+    for line in report.provenance:
+        console.print(line, soft_wrap=True)
+    console.print(f"written: {out / 'compute.md'} and its plots")
+
+
+if __name__ == "__main__":
+    typer.run(main)
