@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from backends.engines.base import Engine, Message, Sampling
 from backends.stopping import adaptive_count, tally
@@ -24,6 +25,7 @@ from router.questions import Question
 RUN_TIMEOUT_S = 3600.0  # in a large batch a run takes long without being slow
 POOL_BUDGET_TOKENS = 1_000_000
 ARM_BUDGET_TOKENS = 10_000  # about what the default policy reserves for its dearest arm on a short question
+SEED_STRIDE = 1_000_003
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,13 @@ async def _rows(
 def _run(
     engine: Engine, question: Question, arm: RecordedArm, max_tokens: int, seed: int, budget_tokens: int
 ) -> Run:
+    id_bytes = question.prompt_id.encode()
     task = TierTask(
         lease_id="",
         strategy=arm.strategy,
         messages=(Message("user", question.text),),
-        sampling=Sampling(max_tokens=max_tokens, seed=seed),
+        # A seed a question: with a shared one the same random numbers would draw every question's samples.
+        sampling=Sampling(max_tokens=max_tokens, seed=(seed * SEED_STRIDE + crc32(id_bytes)) % 2**31),
         params=arm.params,
         budget_tokens=budget_tokens,
         timeout_s=RUN_TIMEOUT_S,

@@ -16,6 +16,7 @@ from functools import partial
 
 from backends.engines.base import Chunk, Completion, EngineInfo, Generation, Message
 from backends.engines.config import TransformersConfig
+from backends.engines.transformers.attention import use_grouped_attention
 from backends.engines.transformers.batch import Batch, Draw, Row
 from backends.engines.transformers.engine import model_name
 from backends.engines.transformers.loading import Loaded, load
@@ -71,6 +72,8 @@ class OfflineEngine:
 
             torch.set_num_threads(self._config.threads)
         self._loaded = await asyncio.to_thread(load, self._config)
+        if self._loaded.device == "cpu":
+            use_grouped_attention(self._loaded.model)
         self._prompts = PromptEncoder(self._loaded.tokenizer)
         self._batch = Batch(self._loaded.model, self._loaded.ends)
         self._thread = threading.Thread(target=self._work, name="offline-batch", daemon=True)
