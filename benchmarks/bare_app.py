@@ -26,4 +26,4 @@ class Bare:
 
 
 def bare_app() -> serve.Application:
-    return Bare.bind(Worker.bind())
+    return Bare.bind(Worker.bind())  # type: ignore[attr-defined, no-any-return]  # the decorator is untyped

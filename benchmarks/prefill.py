@@ -20,9 +20,9 @@ from contextlib import aclosing
 
 from backends.engines.base import Chunk, Completion, Engine, Generation, Message, Sampling
 from backends.engines.build import build_engine
-from backends.engines.config import LlamaCppConfig, TransformersConfig
+from backends.engines.config import EngineConfig, LlamaCppConfig, TransformersConfig
 
-CONFIGS = {
+CONFIGS: dict[str, EngineConfig] = {
     "llamacpp": LlamaCppConfig(context_tokens=1024, parallel=8, threads=1),
     "transformers": TransformersConfig(context_tokens=1024, parallel=8),
 }

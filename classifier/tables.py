@@ -42,7 +42,8 @@ class OutcomeTable:
     """Items x arms: `scores` in [0, 1] and completion `tokens`, both (n, arms) and NaN where missing.
 
     `facts` (n, arms, FACTS) tell of the sample behind a score, where an arm draws one only: mean
-    log-probability, completion tokens, cut at its length, answered (`confidence.SampleFacts`). Items keep the order of their first row; arms are sorted by name. `sha256` is of the file's bytes.
+    log-probability, completion tokens, cut at its length, answered (`confidence.SampleFacts`). Items keep the
+    order of their first row; arms are sorted by name. `sha256` is of the file's bytes.
     """
 
     items: tuple[Item, ...]

@@ -8,6 +8,7 @@ from typing import Any
 from backends.engines.fake import FakeEngine
 from backends.hardware import CPU, SMOLLM2_135M
 from backends.runner import TierRunner
+from classifier.confidence import Confidence
 from classifier.predictor import Prediction
 from policies.keys import KeyRing, hash_key
 from policies.ledger import Gauge
@@ -63,15 +64,22 @@ class OpenLimits:
 
 @dataclass(slots=True)
 class ScriptedClassifier:
-    """Predicts what the test says."""
+    """Predicts what the test says; `confidences` judge single samples, if any."""
 
     p: dict[str, float]
+    confidences: dict[str, Confidence] = field(default_factory=dict)
 
     async def predict(self, messages: list[dict[str, str]]) -> Prediction:
         tokens = {arm: 20.0 * 4**rank for rank, arm in enumerate(self.p)}
         high = {arm: 2 * count for arm, count in tokens.items()}
         return Prediction(
-            p=dict(self.p), tokens=tokens, tokens_high=high, difficulty=0.5, ood=0.0, version="scripted"
+            p=dict(self.p),
+            tokens=tokens,
+            tokens_high=high,
+            difficulty=0.5,
+            ood=0.0,
+            version="scripted",
+            confidences=self.confidences,
         )
 
 
@@ -97,7 +105,7 @@ class TestService:
             Parts(
                 policy=self.policy,
                 keys=KeyRing(self.policy),
-                classifier=ScriptedClassifier(p),
+                classifier=ScriptedClassifier(p, parts.pop("confidences", {})),
                 ledger=self.ledger,
                 limits=self.limits,
                 tiers=parts.pop("tiers", None) or InProcessTiers(self.runners),
@@ -121,7 +129,7 @@ class _Meter:
         await self._ledger.checkpoint(lease_id, used_tokens, 30.0)
 
     async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.settle(lease_id, used_tokens)
+        await self._ledger.settle(lease_id, used_tokens, exact=True)
 
 
 async def start_service(

@@ -44,9 +44,9 @@ def _attend(
         )
         return out, None
     groups = key.shape[1]
-    scores = torch.matmul(query.view(sequences, groups, heads // groups, size), key.transpose(2, 3))
+    scores = torch.matmul(query.reshape(sequences, groups, heads // groups, size), key.transpose(2, 3))
     scores = scores * (size**-0.5 if scaling is None else scaling)
     if attention_mask is not None:  # (n, 1, 1, k), True where a key counts
         scores = scores.masked_fill(~attention_mask, float("-inf"))
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
-    return torch.matmul(weights, value).view(sequences, 1, heads, size), None
+    return torch.matmul(weights, value).reshape(sequences, 1, heads, size), None
