@@ -164,12 +164,12 @@ class Ledger:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> bool:
+    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> int:
         self.calls.append(("checkpoint", lease_id, used_tokens, ttl_s))
-        return True
+        return used_tokens
 
-    async def settle(self, lease_id: str, used_tokens: int) -> None:
-        self.calls.append(("settle", lease_id, used_tokens))
+    async def settle(self, lease_id: str, used_tokens: int, *, exact: bool) -> None:
+        self.calls.append(("settle", lease_id, used_tokens, exact))
 
 
 async def test_the_meter_checkpoints_and_settles() -> None:
@@ -177,7 +177,7 @@ async def test_the_meter_checkpoints_and_settles() -> None:
     meter = LedgerMeter(ledger, lease_ttl_s=9.0)
     await meter.checkpoint("demo", "demo:1", 5)
     await meter.abandon("demo", "demo:1", 7)
-    assert ledger.calls == [("checkpoint", "demo:1", 5, 9.0), ("settle", "demo:1", 7)]
+    assert ledger.calls == [("checkpoint", "demo:1", 5, 9.0), ("settle", "demo:1", 7, True)]
 
 
 def test_stores_come_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,11 @@ class Request:
         self.ended = False
         self.cached_tokens = 0
 
-    async def next(self, timeout_s: float) -> Any:
-        """The manager's newest `GenerationOutput`: all tokens from the start. Raises EngineUnavailable."""
+    async def next(self, timeout_s: float) -> tuple[Any, bool]:
+        """The newest `GenerationOutput` (all tokens from the start), and whether it is the last.
+
+        Raises EngineUnavailable.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 await self._news.wait()
@@ -40,7 +43,7 @@ class Request:
         self._news.clear()
         if self._error is not None:
             raise self._error
-        return self._output
+        return self._output, self.ended
 
     def cancel(self) -> None:
         """Stop it after the step that is running; its last output still comes. May be called twice."""

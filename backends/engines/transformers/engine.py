@@ -118,8 +118,9 @@ class TransformersEngine:
         async with self._slots:
             request = running.batcher.submit(prompt, min(sampling.max_tokens, room_tokens), drawn)
             try:
-                while not request.ended:
-                    output = await request.next(self.config.stall_timeout_s)
+                last = False
+                while not last:
+                    output, last = await request.next(self.config.stall_timeout_s)
                     if text := reply.take(output.generated_tokens):
                         yield Chunk(text, reply.tokens)
                     if reply.stopped:
