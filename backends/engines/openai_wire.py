@@ -9,11 +9,13 @@ from typing import Any
 
 from backends.engines.base import Chunk, Completion, Generation, Message
 from backends.engines.config import OpenAIHTTPConfig
+from backends.engines.vllm_wire import cache_salt, likeliest
 from backends.errors import ContextOverflow, EngineError, EngineProtocolError, EngineUnavailable
 
 TOKENS_PER_MESSAGE = 8  # role, separators and end marks of any chat template in use
 OVERFLOW_CODES = ("context_length_exceeded", "exceed_context_size_error")
 OVERFLOW_WORDS = re.compile(r"context (length|size|window)|maximum input length", re.IGNORECASE)
+NO_ROOM = re.compile(r"max_tokens must be at least 1, got 0\b")  # vLLM's words for a prompt that just fits
 ERROR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
@@ -34,7 +36,8 @@ def chat_body(config: OpenAIHTTPConfig, generation: Generation) -> dict[str, Any
         **chat_messages(generation.messages, generation.prefix),
         "stream": True,
         "stream_options": {"include_usage": True},
-        config.max_tokens_field: sampling.max_tokens,
+        # vLLM refuses more than its context; what the prompt leaves of it, the server works out itself.
+        config.max_tokens_field: min(sampling.max_tokens, config.context_tokens),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
     }
@@ -44,12 +47,16 @@ def chat_body(config: OpenAIHTTPConfig, generation: Generation) -> dict[str, Any
         body["stop"] = list(sampling.stop)
     if config.wants_logprobs:
         body["logprobs"] = True
+    alternatives = min(sampling.top_logprobs, config.most_top_logprobs)
+    if alternatives:
+        # vLLM lists the drawn token first, in a place of its own where it is none of the likeliest.
+        body["top_logprobs"] = alternatives + (config.dialect == "vllm")
     if config.dialect == "vllm":
         body["stream_options"]["continuous_usage_stats"] = True
         # Otherwise the model's generation_config.json adds samplers that nobody asked for.
         body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
         if generation.cache_scope:
-            body["cache_salt"] = generation.cache_scope
+            body["cache_salt"] = cache_salt(generation.cache_scope)
     if config.dialect == "llamacpp":
         body["timings_per_token"] = True
         body["reasoning_format"] = "none"  # thoughts stay in the text, as with every other engine
@@ -66,12 +73,14 @@ def prompt_bound(messages: Sequence[Message], prefix: str, template_tokens: int)
 
 @dataclass(slots=True)
 class StreamedCompletion:
-    """Collects the events of one streamed chat completion (choice 0)."""
+    """Collects the events of one streamed chat completion (choice 0), `top_logprobs` alternatives a token."""
 
     engine: str
     stop: tuple[str, ...]
+    top_logprobs: int = 0
     texts: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    alternatives: list[tuple[tuple[float, ...], tuple[str, ...]]] = field(default_factory=list)
     finish: str | None = None
     stop_string: str | None = None
     usage: dict[str, Any] | None = None
@@ -101,7 +110,12 @@ class StreamedCompletion:
         if text:
             self.texts.append(text)
         tokens = (choice.get("logprobs") or {}).get("content") or ()
-        self.logprobs += [float(token["logprob"]) for token in tokens]
+        for token in tokens:
+            self.logprobs.append(float(token["logprob"]))
+            others = token.get("top_logprobs")
+            if self.top_logprobs and others:
+                every = ((float(other["logprob"]), str(other["token"])) for other in others)
+                self.alternatives.append(likeliest(every, self.top_logprobs))
         if choice.get("finish_reason") is not None:
             self.finish = str(choice["finish_reason"])
             reason = choice.get("stop_reason")  # vLLM: the string, a token's number, or null
@@ -118,6 +132,7 @@ class StreamedCompletion:
         if not prompt or completion is None or (self.texts and not completion):
             raise EngineProtocolError(f"{self.engine} sent no usage: the tokens it spent are unknown")
         cached = _count(usage.get("prompt_tokens_details") or {}, "cached_tokens") or 0
+        told = self.alternatives if len(self.alternatives) == completion else []
         return Completion(
             text="".join(self.texts),
             finish="stop" if self.finish == "stop" else "length",
@@ -126,6 +141,8 @@ class StreamedCompletion:
             cached_tokens=min(cached, prompt),
             stop_string=self.stop_string,
             logprobs=tuple(self.logprobs) if len(self.logprobs) == completion else (),
+            top_logprobs=tuple(logprobs for logprobs, _ in told),
+            top_tokens=tuple(texts for _, texts in told),
         )
 
 
@@ -143,6 +160,8 @@ def refusal(engine: str, status: int, body: object, prompt_tokens: int, context_
     error = error if isinstance(error, dict) else {}
     names = [str(error.get(key)) for key in ("code", "type")]
     message = str(error.get("message", ""))
+    if status == 400 and NO_ROOM.search(message):
+        return ContextOverflow(context_tokens, context_tokens)
     if status in (400, 413, 422) and (OVERFLOW_WORDS.search(message) or set(names) & set(OVERFLOW_CODES)):
         told = error.get("n_prompt_tokens")
         numbers = [int(number) for number in re.findall(r"\d{1,9}", message)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -64,13 +65,20 @@ async def test_newer_openai_models_want_another_field() -> None:
     assert "seed" not in seen.body()
 
 
+@pytest.mark.parametrize("dialect", ["openai", "vllm", "llamacpp"])
+async def test_no_more_tokens_are_asked_for_than_the_context_holds(dialect: str) -> None:
+    seen = Recorder()
+    await run(await connect(seen, dialect=dialect, context_tokens=512), Sampling(900))
+    assert seen.body()["max_tokens"] == 512
+
+
 async def test_a_vllm_request_continues_salts_and_counts() -> None:
     seen = Recorder()
     await run(await connect(seen, dialect="vllm"), prefix="Step one.\n", cache_scope="tenant")
     body = seen.body()
     assert body["messages"][-1] == {"role": "assistant", "content": "Step one.\n"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
-    assert body["cache_salt"] == "tenant"
+    assert body["cache_salt"] == hashlib.sha256(b"tenant").hexdigest()
     assert body["logprobs"] is True
     assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
     assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (-1, 0.0, 1.0)
@@ -112,6 +120,64 @@ async def test_a_stop_reason_that_the_caller_did_not_name_is_the_models_own_end(
 async def test_logprobs_that_miss_tokens_are_dropped() -> None:
     reply = [delta("Two", logprobs={"content": [{"logprob": -1.0}]}), delta("", "stop"), usage()]
     assert (await run(await connect(Recorder(reply), logprobs=True)))[1].logprobs == ()
+
+
+def places(*tokens: list[tuple[str, float]]) -> dict[str, Any]:
+    """The `logprobs` of an event: the alternatives of each of its tokens, the drawn one first."""
+    listed = [[{"token": text, "logprob": logprob} for text, logprob in token] for token in tokens]
+    return {"content": [{**token[0], "top_logprobs": token} for token in listed]}
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "body_field"),
+    [
+        ({"dialect": "vllm"}, 3, 4),  # one more: vLLM gives the drawn token a place
+        ({"dialect": "vllm"}, 99, 20),
+        ({"dialect": "vllm", "top_logprobs": 5}, 9, 6),
+        ({"dialect": "vllm"}, 0, None),
+        ({"dialect": "vllm", "logprobs": False}, 3, None),
+        ({"logprobs": True, "top_logprobs": 20}, 3, 3),
+        ({"logprobs": True}, 3, None),
+        ({"dialect": "llamacpp"}, 3, None),
+    ],
+)
+async def test_alternatives_are_asked_as_the_dialect_counts_them(
+    config: dict[str, Any], asked: int, body_field: int | None
+) -> None:
+    seen = Recorder()
+    await run(await connect(seen, **config), Sampling(16, top_logprobs=asked))
+    assert seen.body().get("top_logprobs") == body_field
+
+
+async def test_the_likeliest_tokens_are_told_in_falling_order() -> None:
+    first = [("odd", -7.0), ("Two", -0.5), ("2", -1.0)]  # drawn against the odds
+    second = [(" plus", -0.1), (" and", -3.0), (" or", -4.0)]
+    reply = [
+        delta("odd", logprobs=places(first)),
+        delta(" plus", "stop", logprobs=places(second)),
+        usage(completion_tokens=2),
+    ]
+    _, done = await run(await connect(Recorder(reply), dialect="vllm"), Sampling(16, top_logprobs=2))
+    assert done.logprobs == (-7.0, -0.1)
+    assert done.top_logprobs == ((-0.5, -1.0), (-0.1, -3.0))
+    assert done.top_tokens == (("Two", "2"), (" plus", " and"))
+
+
+@pytest.mark.parametrize("top_logprobs", [2, 0])
+async def test_alternatives_that_miss_a_token_or_were_not_asked_are_dropped(top_logprobs: int) -> None:
+    only = places([("Two", -0.5), ("2", -1.0)])
+    reply = [delta("Two", logprobs=only), delta(" plus", "stop", logprobs={"content": [{"logprob": -1.0}]})]
+    server = Recorder([*reply, usage(completion_tokens=2)])
+    _, done = await run(await connect(server, dialect="vllm"), Sampling(16, top_logprobs=top_logprobs))
+    assert (done.top_logprobs, done.top_tokens) == ((), ())
+    assert done.logprobs == (-0.5, -1.0)
+
+
+async def test_what_the_operator_says_of_the_server_is_shown() -> None:
+    engine = await connect(Recorder(), dialect="vllm", settings={"quantization": "fp8"})
+    assert engine.info.settings == {"quantization": "fp8"}
+    assert engine.info.top_logprobs == 19
+    assert (await connect(Recorder())).info.top_logprobs == 0
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,14 @@ OVERFLOWS = {
         "type": "BadRequestError",
         "code": 400,
     },
+    "vllm 0.32": {
+        "message": "This model's maximum context length is 4096 tokens. However, your prompt contains at "
+        "least 5000 input tokens, which exceeds this limit even without any output tokens. Please reduce "
+        "the length of the input prompt. (parameter=input_tokens, value=5000)",
+        "type": "BadRequestError",
+        "param": "input_tokens",
+        "code": 400,
+    },
     "llamacpp": {
         "message": "request (5000 tokens) exceeds the available context size (4096 tokens)",
         "type": "exceed_context_size_error",
@@ -179,6 +187,13 @@ async def test_a_prompt_too_long_is_a_context_overflow(server: str) -> None:
     with pytest.raises(ContextOverflow) as caught:
         await answer(lambda _: httpx.Response(400, json={"error": OVERFLOWS[server]}))
     assert (caught.value.prompt_tokens, caught.value.context_tokens) == (5000, 4096)
+
+
+async def test_a_prompt_that_leaves_vllm_no_room_is_a_context_overflow() -> None:
+    said = "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"
+    with pytest.raises(ContextOverflow) as caught:
+        await answer(lambda _: httpx.Response(400, json={"error": {"message": said, "code": 400}}))
+    assert caught.value.prompt_tokens == caught.value.context_tokens == 4096
 
 
 async def test_vllm_errors_without_an_envelope_are_read_too() -> None:
