@@ -211,6 +211,26 @@ async def test_closing_ends_what_runs_and_the_thread(folder: Path) -> None:
     assert not await engine.healthy()
 
 
+async def test_closing_ends_the_calls_that_wait_for_a_place_too(folder: Path) -> None:
+    engine = TransformersEngine(config_of(folder))
+    await engine.start()
+    calls = [asyncio.create_task(drain(engine)) for _ in range(5)]
+    async with asyncio.timeout(30):
+        while engine.active < 3:
+            await asyncio.sleep(0)
+    batcher, go_on = parts(engine).batcher, threading.Event()
+    release = batcher.release
+    batcher.release = lambda: (go_on.wait(60), release())  # type: ignore[method-assign,assignment]
+    closing = asyncio.create_task(engine.aclose())
+    try:
+        async with asyncio.timeout(30):  # the manager's thread still runs: nothing may be handed to it
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        go_on.set()
+        await closing
+    assert all(isinstance(result, EngineUnavailable) for result in ended)
+
+
 async def test_a_start_that_is_cancelled_leaves_no_thread(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

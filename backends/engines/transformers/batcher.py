@@ -83,6 +83,7 @@ class Batcher:
         self._ids = itertools.count()
         self._requests: dict[str, Request] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -92,6 +93,7 @@ class Batcher:
 
     async def stop(self) -> None:
         """End the thread after its running step; requests fail with EngineUnavailable."""
+        self._closed = True  # calls that wait for a place get one now, and must not hand anything in
         if self._watching is not None:
             self._watching.cancel()
         self._fail_all(f"{NAME} was closed while it generated")
@@ -123,7 +125,7 @@ class Batcher:
         request_id = str(next(self._ids))
         request = self._requests[request_id] = Request(self, request_id)
         self.manager.register_result_handler(request_id, request.deliver)
-        taken = self.alive() and self.manager.add_request(
+        taken = not self._closed and self.alive() and self.manager.add_request(
             list(prompt), request_id=request_id, max_new_tokens=max_tokens, streaming=True, **drawn
         )
         if not taken:
