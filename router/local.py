@@ -154,7 +154,7 @@ def _start_ray(stack: ExitStack, config: AppConfig, run_dir: Path) -> None:
         )
     except SystemExit as ended:  # from Ray's own SIGTERM handler, which replaces ours while it starts
         raise Interrupted("SIGTERM") from ended
-    except (RuntimeError, OSError, ray.exceptions.RayError) as error:
+    except Exception as error:  # on a busy machine Ray raises a bare Exception when its processes come late
         raise StartupError(f"Ray did not start: {one_line(str(error))}") from error
     check_fits(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
 
