@@ -161,16 +161,21 @@ def _empty_cache(model: Any) -> Any:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    class Roomy(DynamicLayer):
+    class Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
         """Keys and values as the front part of a larger place, so that a step writes one column."""
 
+        keys: Any
+        values: Any
         _place: tuple[torch.Tensor, torch.Tensor] | None = None
 
         def update(
             self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **more: Any
         ) -> tuple[torch.Tensor, torch.Tensor]:
             if not self.is_initialized or self.keys.numel() == 0 or key_states.shape[2] > 1:
-                return super().update(key_states, value_states, *args, **more)
+                whole: tuple[torch.Tensor, torch.Tensor] = super().update(
+                    key_states, value_states, *args, **more
+                )
+                return whole
             columns, place = self.keys.shape[2], self._place
             fits = place is not None and place[0].shape[2] > columns
             if place is None or not fits or place[0].data_ptr() != self.keys.data_ptr():
@@ -180,8 +185,9 @@ def _empty_cache(model: Any) -> Any:
             self.keys, self.values = place[0][:, :, : columns + 1], place[1][:, :, : columns + 1]
             return self.keys, self.values
 
-    cache = DynamicCache()
-    cache.layers = [Roomy() for _ in range(model.config.get_text_config().num_hidden_layers)]
+    cache: Any = DynamicCache()
+    make: Any = Roomy
+    cache.layers = [make() for _ in range(model.config.get_text_config().num_hidden_layers)]
     return cache
 
 
