@@ -42,7 +42,7 @@ model: $(VENV)/.run ## fetch the default model (98 MB, once) into ~/.cache/adapt
 bench-overhead: $(VENV)/.dev ## what the router adds to a bare Ray Serve app, on the fake engine
 	@$(BIN)/python -m benchmarks.overhead
 
-bench-compute: $(VENV)/.dev ## what each strategy is worth: tables and plots from the recorded outcomes (TABLE=...)
+bench-compute: $(VENV)/.dev ## what each strategy is worth: tables and plots from the recorded outcomes (TABLE="A.jsonl B.jsonl")
 	@$(BIN)/python -m benchmarks.compute $(TABLE)
 
 bench-decision: $(VENV)/.dev ## what a decision costs in process

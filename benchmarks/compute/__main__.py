@@ -12,21 +12,24 @@ from benchmarks.compute.report import make
 from benchmarks.compute.table import read_recording
 from classifier.errors import TableError
 
-TABLE = Path("benchmarks/data/smollm2_135m.jsonl")
+DATA = Path("benchmarks/data")
+TABLES = [DATA / "smollm2_135m.jsonl", DATA / "smollm2_135m_search.jsonl"]
 WIDTH = 100
 
 
 def main(
-    table: Annotated[Path, typer.Argument(help="An outcome table in JSON lines.")] = TABLE,
+    tables: Annotated[
+        list[Path], typer.Argument(help="Outcome tables in JSON lines, read as one.", show_default=False)
+    ] = TABLES,
     out: Annotated[Path, typer.Option(help="Where compute.md and its plots go.")] = Path("docs"),
 ) -> None:
-    """Replay every strategy on a recorded table; print the figures and write them."""
+    """Replay every strategy on what was recorded; print the figures and write them."""
     console = Console(width=WIDTH, highlight=False, markup=False)
     try:
-        recording = read_recording(table)
+        recording = read_recording(*tables)
         out.mkdir(parents=True, exist_ok=True)
         with console.status("reading") as status:
-            report = make(recording, table, out, status.update)
+            report = make(recording, tables, out, status.update)
         (out / "compute.md").write_text(report.page(), encoding="utf-8")
     except TableError as error:
         console.print(str(error), style="red", soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -43,7 +43,7 @@ class Report:
         return text.replace("\n\n\n", "\n\n")
 
 
-def make(recording: Recording, table: Path, out: Path, say: Callable[[str], None]) -> Report:
+def make(recording: Recording, tables: Sequence[Path], out: Path, say: Callable[[str], None]) -> Report:
     """Measure all figures and write their plots into `out`."""
     say("accuracy against tokens")
     overall, by_family = accuracy.measure(recording)
@@ -66,17 +66,18 @@ def make(recording: Recording, table: Path, out: Path, say: Callable[[str], None
     duels = search.measure(recording)
     plot = plots.search(out / "compute-search.png", duels) if duels else None
     figures.append(search.figure(recording, duels, plot))
-    return Report(_provenance(recording, table, out), tuple(figures), families)
+    return Report(_provenance(recording, tables, out), tuple(figures), families)
 
 
-def _provenance(recording: Recording, table: Path, out: Path) -> tuple[str, ...]:
+def _provenance(recording: Recording, tables: Sequence[Path], out: Path) -> tuple[str, ...]:
     read, count = recording.table, recording.pools.count
     sizes = dict.fromkeys(map(str, (count[count > 0].min(initial=count.max()), count.max())))
+    named = " ".join(map(str, tables))
     return (
-        f"Table: `{table}`, SHA-256 `{read.sha256[:16]}...`: {len(read.items)} prompts of "
+        f"Recorded: `{named}`, SHA-256 `{read.sha256[:16]}...`: {len(read.items)} prompts of "
         f"{len(set(recording.kinds))} kinds (a family at a difficulty), {read.rows} rows, "
         f"{' to '.join(sizes)} samples a prompt.",
-        f"Command: `python -m benchmarks.compute {table} --out {out}`",
+        f"Command: `python -m benchmarks.compute {named} --out {out}`",
         f"Replayed on: {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
     )
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from classifier.errors import TableError
 from classifier.rows import Row
-from classifier.tables import OutcomeTable, read_table
+from classifier.tables import OutcomeTable, parse_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -77,13 +77,13 @@ def is_vote(arm: str) -> bool:
     return _VOTE.fullmatch(arm.rpartition("/")[2]) is not None
 
 
-def read_recording(path: str | Path) -> Recording:
-    """Read a table in JSON lines. Raises TableError or a subclass, naming row and column."""
-    table = read_table(path)
-    data = Path(path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != table.sha256:
-        raise TableError(f"{path} changed while it was read; run again when it is no longer written to")
-    text = (gzip.decompress(data) if str(path).endswith(".gz") else data).decode("utf-8")
+def read_recording(*paths: str | Path) -> Recording:
+    """Read tables in JSON lines as one. Raises TableError or a subclass, naming row and column.
+
+    Rows are counted through all of them.
+    """
+    text = "\n".join(_text(path) for path in paths)
+    table = parse_table(text.split("\n"), sha256=hashlib.sha256(text.encode()).hexdigest())
     row_of = {item.prompt_id: i for i, item in enumerate(table.items)}
     column_of = {arm: i for i, arm in enumerate(table.arms)}
     drawn: list[list[dict[str, Any]]] = [[] for _ in table.items]
@@ -107,6 +107,14 @@ def read_recording(path: str | Path) -> Recording:
         least = table.tokens[at, column_of[arm]] + prompt * max(1, len(samples))
         charged[at, column_of[arm]] = paid if paid > 0 else least
     return Recording(table, tuple(kinds), _pools(drawn), prompt_tokens, charged, known)
+
+
+def _text(path: str | Path) -> str:
+    try:
+        data = Path(path).read_bytes()
+        return (gzip.decompress(data) if str(path).endswith(".gz") else data).decode("utf-8")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise TableError(f"{path} cannot be read as JSON lines in UTF-8: {error}") from error
 
 
 def _kind(row: Row, family: str, difficulty: object) -> str:

@@ -306,7 +306,7 @@ def test_the_command_prints_and_writes_everything(tmp_path: Path) -> None:
     assert f"python -m benchmarks.compute {path} --out {out}" in page
     assert "cores" in result.output
     tables = [
-        line for line in result.output.splitlines() if not line.startswith(("Table", "Command", "written"))
+        line for line in result.output.splitlines() if not line.startswith(("Recorded", "Command", "written"))
     ]
     assert max(map(len, tables)) <= 100
 
