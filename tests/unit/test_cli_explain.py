@@ -117,7 +117,6 @@ def test_a_question_gets_predictions_a_plan_and_reasons() -> None:
         "direct/cot",
         "consistency/sc4",
         "consistency/sc16",
-        "search/beam",
     }
     assert said["plan"]["reasons"]
     assert said["plan"]["steps"][0]["arm"] in known
