@@ -13,6 +13,7 @@ STACK_ID = "ACR_STACK_ID"
 """Every process of a stack carries its id in the environment it was started with."""
 
 TERMINATE_S = 3.0
+ROUNDS = 5
 
 
 def end_processes(stack_id: str) -> int:
@@ -22,6 +23,16 @@ def end_processes(stack_id: str) -> int:
     process that merely looks alike is taken for one. Signals go through handles (pidfd), opened before
     the id is read, so that they cannot reach a process that takes over the pid in between. Blocking.
     """
+    count = 0
+    for _ in range(ROUNDS):  # a process that is ended while it starts may have made another meanwhile
+        ended = _end_those_there(stack_id)
+        count += ended
+        if not ended:
+            break
+    return count
+
+
+def _end_those_there(stack_id: str) -> int:
     handles = _handles(stack_id)
     try:
         for number in (signal.SIGTERM, signal.SIGKILL):
