@@ -125,8 +125,12 @@ class Batcher:
         request_id = str(next(self._ids))
         request = self._requests[request_id] = Request(self, request_id)
         self.manager.register_result_handler(request_id, request.deliver)
-        taken = not self._closed and self.alive() and self.manager.add_request(
-            list(prompt), request_id=request_id, max_new_tokens=max_tokens, streaming=True, **drawn
+        taken = (
+            not self._closed
+            and self.alive()
+            and self.manager.add_request(
+                list(prompt), request_id=request_id, max_new_tokens=max_tokens, streaming=True, **drawn
+            )
         )
         if not taken:
             self.forget(request_id)
