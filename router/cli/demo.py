@@ -27,16 +27,16 @@ class DemoQuestion:
     stream: bool = False
 
 
-CAPITAL = "What is the capital of France?"
 PRODUCT = "Solve the following multiplication: 6 * 7. Give only the result as your final answer."
+SUM = "State the final answer to the following arithmetic problem: 7 + 5 ="
 DIVISOR = "Find the Greatest Common Divisor (GCD) of these numbers: 12, 18."
 
 QUESTIONS = (
-    DemoQuestion("easy", CAPITAL, "low"),
-    DemoQuestion("harder", PRODUCT, "medium"),
-    # Pinned: for so small a model the router finds voting the better use of tokens on nearly everything.
+    DemoQuestion("easy", PRODUCT, "low"),
+    # Pinned: for so small a model the router finds the dearer tiers worth their tokens on few questions.
+    DemoQuestion("harder", SUM, "medium", model="consistency"),
     DemoQuestion("hard", DIVISOR, "medium", model="search", stream=True),
-    DemoQuestion("easy again", CAPITAL, "low"),
+    DemoQuestion("easy again", PRODUCT, "low"),
 )
 ROWS = (
     "question",
