@@ -178,16 +178,24 @@ class StoreUnavailable(LedgerError):
 class LimitExceeded(PolicyError):
     """`kind` is requests, tokens or concurrency; `retry_after_s` is None where waiting cannot help.
 
-    `usage` is the state of all limits, for the x-ratelimit headers of the refusal.
+    `usage` is the state of all limits, for the x-ratelimit headers of the refusal; `scope` is whose limit it
+    is, the tenant's or a key's.
     """
 
-    def __init__(self, kind: str, retry_after_s: float | None, usage: LimitUsage | None = None) -> None:
-        super().__init__(kind, retry_after_s, usage)
+    def __init__(
+        self, kind: str, retry_after_s: float | None, usage: LimitUsage | None = None, scope: str = "tenant"
+    ) -> None:
+        super().__init__(kind, retry_after_s, usage, scope)
         self.kind = kind
         self.retry_after_s = retry_after_s
         self.usage = usage
+        self.scope = scope
 
     def __str__(self) -> str:
         if self.retry_after_s is None:
-            return f"the request alone is above the {self.kind} limit; make it smaller"
-        return f"the {self.kind} limit is reached; try again in {self.retry_after_s:.1f} s"
+            return f"the request alone is above the {self.kind} limit{self._whose}; make it smaller"
+        return f"the {self.kind} limit{self._whose} is reached; try again in {self.retry_after_s:.1f} s"
+
+    @property
+    def _whose(self) -> str:
+        return " of this key" if self.scope.startswith("key:") else ""

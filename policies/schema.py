@@ -24,6 +24,7 @@ from policies.arm_spec import (
     Samples,
     Tier,
 )
+from policies.limit_spec import Limits, Pacing, Share, TierShare
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Window = Literal["minute", "day", "month"]
@@ -33,7 +34,6 @@ WINDOWS: tuple[Window, ...] = get_args(Window)
 MAX_TOKENS = 2**53 - 1  # Lua numbers are doubles: above this they are no longer exact
 
 Tokens = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Tiers = Annotated[tuple[Tier, ...], Field(min_length=1, strict=False)]  # YAML has lists, not tuples
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -76,11 +76,12 @@ class Budgets(PolicyModel):
 
 
 class KeyEntry(PolicyModel):
-    """A key by its public id and the sha256 of the key, never the key; it may have budgets of its own."""
+    """A key by its public id and the sha256 of the key, never the key; it may have bounds of its own."""
 
     id: KeyId
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     budgets: Budgets | None = None
+    limits: Limits | None = None
 
 
 class TokensCap(PolicyModel):
@@ -93,14 +94,6 @@ class TokensCap(PolicyModel):
 class SecondsCap(PolicyModel):
     default: Annotated[float, Field(gt=0.0, le=3600.0)] = 60.0
     cap: Annotated[float, Field(gt=0.0, le=3600.0)] = 300.0
-
-
-class Limits(PolicyModel):
-    """Rate limits of a tenant; None is no limit."""
-
-    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    tokens_per_minute: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
-    concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
 class CacheRule(PolicyModel):
@@ -137,6 +130,8 @@ class TenantSettings(PolicyModel):
     deadline_s: SecondsCap = SecondsCap()
     budgets: Budgets = Budgets()
     limits: Limits = Limits()
+    tier_share: TierShare = TierShare()
+    pacing: Pacing | None = None
     on_low_budget: Literal["degrade", "deny"] = "degrade"
     allow_degrade: bool = True
     on_store_error: Literal["deny", "degrade", "allow"] = "deny"
@@ -168,6 +163,11 @@ class TenantPolicy(TenantSettings):
         if own is not None:
             scopes.append((f"key:{key_id}", own.model_dump()))
         return scopes
+
+    def limit_scopes(self, key_id: str | None = None) -> list[tuple[str, Limits]]:
+        """Whose rate limits a request counts against: the tenant's and the key's."""
+        own = next((k.limits for k in self.keys if k.id == key_id and k.limits is not None), None)
+        return [("tenant", self.limits), *([(f"key:{key_id}", own)] if own is not None else [])]
 
     def smallest_budget(self) -> tuple[Window, int] | None:
         """The window with the least tokens: what exceeds it can never be paid for."""

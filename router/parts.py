@@ -8,8 +8,8 @@ from typing import Protocol
 from classifier.predictor import Prediction
 from policies.keys import KeyRing
 from policies.ledger import Ledger
-from policies.limits import LimitUsage
-from policies.schema import Limits, Policy
+from policies.limits import RateLimits
+from policies.schema import Policy
 from router.cache import Cache
 from router.tiers import TierClient
 
@@ -18,14 +18,6 @@ class Classifier(Protocol):
     """p(success) and tokens of every arm it knows, in process or on its own deployment."""
 
     async def predict(self, messages: list[dict[str, str]]) -> Prediction: ...
-
-
-class RateLimits(Protocol):
-    async def admit(
-        self, tenant: str, limits: Limits, *, slot_id: str, tokens: int, slot_ttl_s: float
-    ) -> LimitUsage: ...
-
-    async def release_slot(self, tenant: str, limits: Limits, slot_id: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def as_router_error(error: Exception) -> told.RouterError:
             return told.InvalidRequest(said, param="compute", code="unsupported_parameter")
         case policy.LimitExceeded():
             limits = limit_state(error.usage) if error.usage is not None else None
+            if error.retry_after_s is None:
+                return told.RequestExceedsBudget(said, limits=limits)
             return told.RateLimited(said, retry_after_s=error.retry_after_s, limits=limits)
         case policy.StoreUnavailable():
             return told.StoreUnavailable(

@@ -20,6 +20,7 @@ from policies.ledger import tightest
 from policies.plan import ArmEstimate, Ask, Plan
 from policies.planner import make_plan
 from policies.schema import TenantPolicy
+from router.admission import Admission
 from router.background import Background
 from router.cache import as_hit, cache_key, decode_reply, encode_reply
 from router.decisions import log_decision
@@ -30,10 +31,9 @@ from router.flight import SingleFlight
 from router.lease import Lease
 from router.parts import Parts
 from router.request import Caller, Choice, LimitState, Receipt, Reply, ReplyEvent, RouteRequest
-from router.translate import caller_errors, limit_state
+from router.translate import caller_errors
 
 AUTO = "auto"
-SLOT_GRACE_S = 30.0
 
 Emit = Callable[[ReplyEvent], None] | None
 
@@ -57,13 +57,13 @@ class Visit:
         self._tenant = tenant
         self._request = request
         self._began = time.perf_counter()
-        self._slot_id = secrets.token_hex(8)
+        self._admission = Admission(parts.limits, tenant, caller.key_id, background)
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.decision_id = f"dec-{secrets.token_hex(12)}"
         self.created_s = int(time.time())
         self.limits = LimitState()
         self.started = asyncio.Event()
-        self._left = False
+        self._charged_tokens: int | None = 0  # for the rate limits; None: not known here
 
     def head(self) -> dict[str, str]:
         """Headers that are known before the first token."""
@@ -75,7 +75,7 @@ class Visit:
                 await self._admit()
                 reply = await self._from_cache_or_tiers(emit)
             finally:
-                self._leave()
+                self._admission.leave(self._charged_tokens)
         receipt = replace(reply.receipt, decision_id=self.decision_id)
         if self._parts.log_decisions:
             log_decision(self._caller, receipt, self._request.request_id)
@@ -116,27 +116,10 @@ class Visit:
     async def _admit(self) -> None:
         """Rate limits and the concurrency slot. Raises LimitExceeded."""
         try:
-            usage = await self._parts.limits.admit(
-                self._caller.tenant,
-                self._tenant.limits,
-                slot_id=self._slot_id,
-                tokens=self._prompt_tokens(),
-                slot_ttl_s=self._tenant.deadline_s.cap + SLOT_GRACE_S,
-            )
+            self.limits = await self._admission.enter(self._request, self._prompt_tokens())
         except StoreUnavailable:
             if self._tenant.on_store_error == "deny":
                 raise
-            return
-        self.limits = limit_state(usage)
-
-    def _leave(self) -> None:
-        """Give the concurrency slot back, once; nobody waits for it."""
-        if not self._left:
-            self._left = True
-            self._background.spawn(self._release_slot())
-
-    async def _release_slot(self) -> None:
-        await self._parts.limits.release_slot(self._caller.tenant, self._tenant.limits, self._slot_id)
 
     async def _from_cache_or_tiers(self, emit: Emit) -> Reply:
         key = self._cache_key()
@@ -168,6 +151,7 @@ class Visit:
             lease = self._lease()
             await lease.reserve(self._scopes(), charge)
             await lease.settle(charge)
+            self._charged_tokens = charge
             remaining = lease.remaining_tokens
         reply = as_hit(stored, charged_tokens=charge, budget_remaining=remaining)
         reply = replace(reply, receipt=replace(reply.receipt, overhead_ms=self._elapsed_ms()))
@@ -188,15 +172,18 @@ class Visit:
         try:
             outcome = await execution.run(emit)
         except asyncio.CancelledError:
+            self._charged_tokens = None if owed.in_flight else owed.tokens
             if owed.in_flight:
                 lease.settle_abandoned(owed.tokens)
             else:
                 self._background.spawn(lease.settle(owed.tokens, exact=owed.exact))
             raise
         except Exception:
+            self._charged_tokens = owed.tokens
             await lease.settle(owed.tokens, exact=owed.exact)
             raise
-        self._leave()  # now, so that it travels with the settlement
+        self._charged_tokens = owed.tokens
+        self._admission.leave(owed.tokens)  # now, so that it travels with the settlement
         # The answer is there: what is owed for it is charged even if the caller leaves right now.
         settling = self._background.spawn(lease.settle(owed.tokens, exact=owed.exact))
         charged = await asyncio.shield(settling)

@@ -12,10 +12,10 @@ from classifier.confidence import Confidence
 from classifier.predictor import Prediction
 from policies.keys import KeyRing, hash_key
 from policies.ledger import Gauge
-from policies.limits import LimitUsage
+from policies.limits import LimitScopes, LimitUsage
 from policies.loader import parse_policy
 from policies.memory_ledger import InMemoryLedger
-from policies.schema import Limits, Policy
+from policies.schema import Policy
 from router.cache import MemoryCache
 from router.parts import Parts
 from router.pipeline import Pipeline
@@ -54,11 +54,11 @@ class OpenLimits:
     released: list[str] = field(default_factory=list)
 
     async def admit(
-        self, tenant: str, limits: Limits, *, slot_id: str, tokens: int, slot_ttl_s: float
+        self, tenant: str, scopes: LimitScopes, *, slot_id: str, tokens: int, least_tokens: int, ttl_s: float
     ) -> LimitUsage:
         return LimitUsage(limit_requests=60, remaining_requests=59, reset_requests_s=1.0)
 
-    async def release_slot(self, tenant: str, limits: Limits, slot_id: str) -> None:
+    async def leave(self, tenant: str, scopes: LimitScopes, slot_id: str, *, tokens: int | None) -> None:
         self.released.append(slot_id)
 
 
@@ -96,7 +96,7 @@ class TestService:
         self.engine = engine
         self.policy: Policy = parse_policy(policy, "test")
         self.ledger = parts.pop("ledger", None) or InMemoryLedger()
-        self.limits = OpenLimits()
+        self.limits = parts.pop("limits", None) or OpenLimits()
         self.runners = {
             name: TierRunner(engine, tier=name, hardware=CPU, shape=SMOLLM2_135M, meter=_Meter(self.ledger))
             for name in ("direct", "consistency", "search")

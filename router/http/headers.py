@@ -116,25 +116,37 @@ def safe_value(value: str) -> bytes:
 
 
 def limit_headers(limits: LimitState) -> RawHeaders:
-    """x-ratelimit-*: only of the limits that the tenant has. Resets are durations such as `1.5s`."""
+    """x-ratelimit-*: only of the limits that the tenant has. Resets are durations such as `6m0s`."""
     out: RawHeaders = []
     if limits.limit_requests is not None:
         out.append((b"x-ratelimit-limit-requests", b"%d" % limits.limit_requests))
     if limits.remaining_requests is not None:
         out.append((b"x-ratelimit-remaining-requests", b"%d" % limits.remaining_requests))
     if limits.reset_requests_s is not None:
-        out.append((b"x-ratelimit-reset-requests", _seconds(limits.reset_requests_s)))
+        out.append((b"x-ratelimit-reset-requests", _duration(limits.reset_requests_s)))
     if limits.limit_tokens is not None:
         out.append((b"x-ratelimit-limit-tokens", b"%d" % limits.limit_tokens))
     if limits.remaining_tokens is not None:
         out.append((b"x-ratelimit-remaining-tokens", b"%d" % limits.remaining_tokens))
     if limits.reset_tokens_s is not None:
-        out.append((b"x-ratelimit-reset-tokens", _seconds(limits.reset_tokens_s)))
+        out.append((b"x-ratelimit-reset-tokens", _duration(limits.reset_tokens_s)))
     return out
 
 
-def _seconds(value: float) -> bytes:
-    return b"%gs" % (math.ceil(max(value, 0.0) * 1000) / 1000)
+def _duration(seconds: float) -> bytes:
+    """As OpenAI writes them (Go's durations): 20ms, 1s, 8.64s, 6m0s, 1h0m2.5s; rounded up to milliseconds."""
+    ms = math.ceil(max(seconds, 0.0) * 1000)
+    if 0 < ms < 1000:
+        return b"%dms" % ms
+    minutes, ms = divmod(ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    whole, fraction = divmod(ms, 1000)
+    said = f"{whole}.{fraction:03d}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        said = f"{hours}h{minutes}m{said}"
+    elif minutes:
+        said = f"{minutes}m{said}"
+    return said.encode("ascii")
 
 
 def receipt_headers(receipt: Receipt) -> RawHeaders:

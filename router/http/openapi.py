@@ -64,7 +64,7 @@ _REPLY_HEADERS = {
     "x-acr-overhead-ms": "Time spent outside the engines.",
     "x-acr-budget-remaining": "Tokens left in the tightest budget.",
     **{
-        f"x-ratelimit-{what}-{unit}": f"The rate limit in {unit} per minute: {what}."
+        f"x-ratelimit-{what}-{unit}": f"{unit.capitalize()} per minute, the tenant's or the key's: {what}."
         for unit in ("requests", "tokens")
         for what in ("limit", "remaining", "reset")
     },

@@ -162,13 +162,36 @@ def test_limit_headers_say_what_is_known():
     assert names == {
         "x-ratelimit-limit-requests": "100",
         "x-ratelimit-remaining-requests": "99",
-        "x-ratelimit-reset-requests": "0.6s",
+        "x-ratelimit-reset-requests": "600ms",
         "x-ratelimit-limit-tokens": "10000",
         "x-ratelimit-remaining-tokens": "9900",
-        "x-ratelimit-reset-tokens": "0.25s",
+        "x-ratelimit-reset-tokens": "250ms",
     }
     assert limit_headers(LimitState()) == []
-    assert limit_headers(LimitState(reset_tokens_s=1e-9)) == [(b"x-ratelimit-reset-tokens", b"0.001s")]
+    assert limit_headers(LimitState(reset_tokens_s=1e-9)) == [(b"x-ratelimit-reset-tokens", b"1ms")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0, "0s"),
+        (-1.0, "0s"),
+        (0.02, "20ms"),
+        (0.0200001, "21ms"),
+        (0.9999, "1s"),
+        (1.0, "1s"),
+        (8.64, "8.64s"),
+        (59.9995, "1m0s"),
+        (60.0, "1m0s"),
+        (72.345, "1m12.345s"),
+        (360.0, "6m0s"),
+        (3602.5, "1h0m2.5s"),
+    ],
+)
+def test_resets_are_written_as_openai_writes_them(seconds: float, said: str):
+    assert limit_headers(LimitState(reset_requests_s=seconds)) == [
+        (b"x-ratelimit-reset-requests", said.encode())
+    ]
 
 
 def test_receipt_headers():

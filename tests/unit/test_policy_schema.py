@@ -310,6 +310,7 @@ def test_a_policy_travels_between_processes() -> None:
         errors.StoreUnavailable("down"),
         errors.LimitExceeded("requests", 1.5, LimitUsage(limit_requests=5)),
         errors.LimitExceeded("tokens", None),
+        errors.LimitExceeded("concurrency", 1.0, LimitUsage(), "key:k1"),
     ],
 )
 def test_errors_travel_between_processes(error: errors.PolicyError) -> None:
