@@ -20,7 +20,10 @@ All are picklable: they cross process boundaries between deployments.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from policies.amounts import Unit, in_words
 
 if TYPE_CHECKING:
     from policies.limits import LimitUsage
@@ -137,22 +140,34 @@ class LedgerError(PolicyError):
 
 
 class BudgetDenied(LedgerError):
-    """Too little is left. The window named has the least, `remaining`: a smaller request must fit that.
+    """Too little is left. Scope, window and unit are those that cover the smallest part of what was asked.
 
-    `retry_after_s` runs to the edge of the last window that is short: then this request fits again, if it is
-    within the limits at all.
+    `remaining` is what that window has left, in that unit; `left` the least that any window has left, of each
+    limited unit: a smaller request must fit it. `retry_after_s` runs to the edge of the last window that is
+    short: then this request fits again, if it is within the limits at all.
     """
 
-    def __init__(self, scope: str, window: str, remaining: int, retry_after_s: float) -> None:
-        super().__init__(scope, window, remaining, retry_after_s)
+    def __init__(
+        self,
+        scope: str,
+        window: str,
+        remaining: int,
+        retry_after_s: float,
+        unit: Unit = "tokens",
+        left: Mapping[Unit, int] | None = None,
+    ) -> None:
+        left = {unit: remaining} if left is None else dict(left)
+        super().__init__(scope, window, remaining, retry_after_s, unit, left)
         self.scope = scope
         self.window = window
         self.remaining = remaining
         self.retry_after_s = retry_after_s
+        self.unit = unit
+        self.left = left
 
     def __str__(self) -> str:
         return (
-            f"the {self.window} budget of {self.scope} has {self.remaining} tokens left; "
+            f"the {self.window} budget of {self.scope} has {in_words(self.unit, self.remaining)} left; "
             f"ask for less, or again in {self.retry_after_s:.0f} s"
         )
 
@@ -167,7 +182,7 @@ class LeaseNotOpen(LedgerError):
 
     def __str__(self) -> str:
         if self.state == "spent":
-            return f"lease {self.lease_id} has spent tokens; settle it, it cannot be released"
+            return f"lease {self.lease_id} has spent something; settle it, it cannot be released"
         return f"lease {self.lease_id} is {self.state}; reserve a new one"
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from policies.amounts import MAX_TOKENS, NOTHING, UNITS, Amount, Unit
 from policies.errors import BudgetDenied, LeaseNotOpen
-from policies.ledger import Gauge, Scopes
-from policies.store import milliseconds, whole
+from policies.ledger import Gauge, Scopes, account_of, check_account, flat
+from policies.store import milliseconds
 
 State = Literal["open", "expired", "settled", "released"]
-Key = tuple[str, str, str, datetime]  # tenant, scope, window, edge
+Key = tuple[str, str, str, datetime]  # account, scope, window, edge
 
 
 def edge_of(window: str, now: datetime) -> datetime:
@@ -29,19 +30,21 @@ def edge_of(window: str, now: datetime) -> datetime:
 
 @dataclass(slots=True)
 class _Budget:
-    used: int = 0
-    held: int = 0
+    used: dict[Unit, int] = field(default_factory=lambda: dict.fromkeys(UNITS, 0))
+    held: dict[Unit, int] = field(default_factory=lambda: dict.fromkeys(UNITS, 0))
+
+    def left(self, unit: Unit, limit: int) -> int:
+        return max(0, limit - self.used[unit] - self.held[unit])
 
 
 @dataclass(slots=True)
 class _Lease:
-    tenant: str
     state: State
-    reserved: int = 0
-    checkpoint: int = 0
-    charged: int = 0
+    reserved: Amount = NOTHING
+    checkpoint: Amount = NOTHING
+    charged: Amount = NOTHING
     expires_s: float = 0.0
-    windows: list[tuple[Key, int | None]] = field(default_factory=list)
+    windows: list[tuple[Key, Mapping[Unit, int]]] = field(default_factory=list)
     parts: set[str] = field(default_factory=set)
 
 
@@ -57,135 +60,148 @@ class InMemoryLedger:
         self._leases: dict[str, _Lease] = {}
 
     async def reserve(
-        self, lease_id: str, tenant: str, scopes: Scopes, tokens: int, ttl_s: float
+        self, lease_id: str, account: str, scopes: Scopes, amount: Amount, ttl_s: float
     ) -> int | None:
-        if lease_id.partition(":")[0] != tenant:
-            raise ValueError(f"lease id {lease_id!r} is not of tenant {tenant!r}; make it with new_lease_id")
-        whole("tokens", tokens)
+        check_account(lease_id, account)
+        windows, expires_s = self._now(account, scopes), self._after(ttl_s)
         self._sweep()
         lease = self._leases.get(lease_id)
         if lease is None:
-            lease = _Lease(
-                tenant, "open", tokens, expires_s=self._after(ttl_s), windows=self._now(tenant, scopes)
-            )
-            self._check(lease, tokens)
+            lease = _Lease("open", amount, expires_s=expires_s, windows=windows)
+            self._check(lease, amount)
             self._leases[lease_id] = lease
-            self._move(lease, 0, tokens)
+            self._hold(lease, amount)
         elif lease.state != "open":
             raise LeaseNotOpen(lease_id, lease.state)
         return self._left(lease)
 
-    async def extend(self, lease_id: str, extra_tokens: int, *, part: str = "") -> int | None:
-        lease = self._open(lease_id)
+    async def extend(self, lease_id: str, extra: Amount, *, part: str = "") -> int | None:
+        self._sweep()
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.state != "open":
+            raise LeaseNotOpen(lease_id, lease.state if lease else "unknown")
         if not (part and part in lease.parts):
-            self._check(lease, whole("extra_tokens", extra_tokens))
-            self._move(lease, 0, extra_tokens)
-            lease.reserved += extra_tokens
+            self._check(lease, extra)
+            self._hold(lease, extra)
+            lease.reserved += extra
             lease.parts.add(part)
         return self._left(lease)
 
-    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> int | None:
-        whole("used_tokens", used_tokens)
+    async def checkpoint(self, lease_id: str, used: Amount, ttl_s: float) -> Amount | None:
+        expires_s = self._after(ttl_s)
         self._sweep()
         lease = self._leases.get(lease_id)
         if lease is None:
             return None
         if lease.state == "open":
-            lease.checkpoint = max(lease.checkpoint, used_tokens)
-            lease.expires_s = self._after(ttl_s)
+            lease.checkpoint = lease.checkpoint.at_least(used)
+            lease.expires_s = expires_s
             return lease.checkpoint
-        if lease.state == "expired" and used_tokens > lease.charged:
-            self._move(lease, used_tokens - lease.charged, 0)
-            lease.charged = used_tokens
+        if lease.state == "expired":
+            self._charge(lease, lease.charged.at_least(used))
         return None
 
-    async def settle(self, lease_id: str, used_tokens: int, *, exact: bool = False) -> int | None:
-        whole("used_tokens", used_tokens)
+    async def settle(self, lease_id: str, used: Amount, *, exact: bool = False) -> int | None:
         self._sweep()
         lease = self._leases.get(lease_id)
         if lease is None or lease.state == "released":
             raise LeaseNotOpen(lease_id, lease.state if lease else "unknown")
         if not exact:
-            used_tokens = max(used_tokens, lease.checkpoint, lease.charged)
+            used = used.at_least(lease.checkpoint).at_least(lease.charged)
         if lease.state == "open":
-            self._close(lease, "settled", used_tokens)
+            self._close(lease, "settled", used)
         elif lease.state == "expired":
-            self._move(lease, used_tokens - lease.charged, 0)
-            lease.state, lease.charged = "settled", used_tokens
+            self._charge(lease, used)
+            lease.state = "settled"
         return self._left(lease)
 
     async def release(self, lease_id: str) -> None:
+        account_of(lease_id)
         self._sweep()
-        lease = self._leases.setdefault(lease_id, _Lease(lease_id.partition(":")[0], "released"))
+        lease = self._leases.setdefault(lease_id, _Lease("released"))
         if lease.state == "open":
             if lease.checkpoint:
                 raise LeaseNotOpen(lease_id, "spent")
-            self._close(lease, "released", 0)
+            self._close(lease, "released", NOTHING)
         elif lease.charged:
             raise LeaseNotOpen(lease_id, "spent" if lease.state == "expired" else lease.state)
         elif lease.state == "expired":
             lease.state = "released"
 
-    async def peek(self, tenant: str, scopes: Scopes) -> tuple[Gauge, ...]:
+    async def peek(self, account: str, scopes: Scopes) -> tuple[Gauge, ...]:
         self._sweep()
         gauges = []
-        for key, limit in self._now(tenant, scopes):
+        for key, limits in self._now(account, scopes):
             budget = self._budgets.get(key, _Budget())
             reset_s = key[3].timestamp() - self._now_s()
-            gauges.append(Gauge(key[1], key[2], budget.used, budget.held, limit, reset_s))
+            gauges += [
+                Gauge(key[1], key[2], budget.used[unit], budget.held[unit], limits.get(unit), reset_s, unit)
+                for unit in UNITS
+            ]
         return tuple(gauges)
 
     # -- the rules
 
-    def _now(self, tenant: str, scopes: Scopes) -> list[tuple[Key, int | None]]:
+    def _now(self, account: str, scopes: Scopes) -> list[tuple[Key, Mapping[Unit, int]]]:
         now = datetime.fromtimestamp(self._now_s(), UTC)
         return [
-            ((tenant, scope, window, edge_of(window, now)), limit)
-            for scope, windows in scopes
-            for window, limit in windows.items()
+            ((account, scope, window, edge_of(window, now)), limits) for scope, window, limits in flat(scopes)
         ]
 
     def _after(self, ttl_s: float) -> float:
         return self._now_s() + milliseconds("ttl_s", ttl_s) / 1000.0
-
-    def _open(self, lease_id: str) -> _Lease:
-        self._sweep()
-        lease = self._leases.get(lease_id)
-        if lease is None or lease.state != "open":
-            raise LeaseNotOpen(lease_id, lease.state if lease else "unknown")
-        return lease
 
     def _sweep(self) -> None:
         for lease in self._leases.values():
             if lease.state == "open" and lease.expires_s <= self._now_s():
                 self._close(lease, "expired", lease.checkpoint)
 
-    def _close(self, lease: _Lease, state: State, charge: int) -> None:
-        self._move(lease, charge, -lease.reserved)
-        lease.state, lease.charged = state, charge
+    def _close(self, lease: _Lease, state: State, charge: Amount) -> None:
+        for budget in self._each(lease):
+            for unit in UNITS:
+                budget.held[unit] = max(0, budget.held[unit] - getattr(lease.reserved, unit))
+        self._charge(lease, charge)
+        lease.state = state
 
-    def _move(self, lease: _Lease, used: int, held: int) -> None:
-        for key, _ in lease.windows:
-            budget = self._budgets.setdefault(key, _Budget())
-            budget.used = max(0, budget.used + used)
-            budget.held = max(0, budget.held + held)
+    def _hold(self, lease: _Lease, more: Amount) -> None:
+        for budget in self._each(lease):
+            for unit in UNITS:
+                budget.held[unit] = min(MAX_TOKENS, budget.held[unit] + getattr(more, unit))
 
-    def _check(self, lease: _Lease, tokens: int) -> None:
-        short = []
-        for key, limit in lease.windows:
+    def _charge(self, lease: _Lease, charge: Amount) -> None:
+        """Make `charge` what the lease is charged in all."""
+        for budget in self._each(lease):
+            for unit in UNITS:
+                more = getattr(charge, unit) - getattr(lease.charged, unit)
+                budget.used[unit] = min(MAX_TOKENS, max(0, budget.used[unit] + more))
+        lease.charged = charge
+
+    def _each(self, lease: _Lease) -> list[_Budget]:
+        return [self._budgets.setdefault(key, _Budget()) for key, _ in lease.windows]
+
+    def _check(self, lease: _Lease, more: Amount) -> None:
+        """Raises BudgetDenied where `more` does not fit."""
+        left: dict[Unit, int] = {}
+        short: list[tuple[float, Key, Unit, int]] = []
+        for key, limits in lease.windows:
             budget = self._budgets.get(key, _Budget())
-            if limit is not None and budget.used + budget.held + tokens > limit:
-                short.append((max(0, limit - budget.used - budget.held), key))
+            for unit in UNITS:
+                if unit not in limits:
+                    continue
+                here, asked = budget.left(unit, limits[unit]), getattr(more, unit)
+                left[unit] = min(here, left.get(unit, here))
+                if asked and budget.used[unit] + budget.held[unit] + asked > limits[unit]:
+                    short.append((here / asked, key, unit, here))
         if short:
-            left, key = min(short, key=lambda item: item[0])
-            edge_s = max(edge.timestamp() for _, (_, _, _, edge) in short)
-            raise BudgetDenied(key[1], key[2], left, max(0.0, edge_s - self._now_s()))
+            _, key, unit, here = min(short, key=lambda item: item[0])
+            edge_s = max(key[3].timestamp() for _, key, _, _ in short)
+            raise BudgetDenied(key[1], key[2], here, max(0.0, edge_s - self._now_s()), unit, left)
 
     def _left(self, lease: _Lease) -> int | None:
         now = datetime.fromtimestamp(self._now_s(), UTC)
         left = []
-        for (tenant, scope, window, _), limit in lease.windows:
-            budget = self._budgets.get((tenant, scope, window, edge_of(window, now)), _Budget())
-            if limit is not None:
-                left.append(max(0, limit - budget.used - budget.held))
+        for (account, scope, window, _), limits in lease.windows:
+            budget = self._budgets.get((account, scope, window, edge_of(window, now)), _Budget())
+            if "tokens" in limits:
+                left.append(budget.left("tokens", limits["tokens"]))
         return min(left, default=None)

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from policies.amounts import MAX_TOKENS as MAX_TOKENS
+from policies.amounts import Unit
 from policies.arm_spec import (
     MAX_SAMPLES,
     TIERS,
@@ -24,16 +26,14 @@ from policies.arm_spec import (
     Samples,
     Tier,
 )
+from policies.budget_spec import WINDOWS as WINDOWS
+from policies.budget_spec import Budgets, Organisation, Tokens, Window, laid_over
 from policies.limit_spec import Limits, Pacing, Share, TierShare
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-Window = Literal["minute", "day", "month"]
 
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
-WINDOWS: tuple[Window, ...] = get_args(Window)
-MAX_TOKENS = 2**53 - 1  # Lua numbers are doubles: above this they are no longer exact
 
-Tokens = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 Tiers = Annotated[tuple[Tier, ...], Field(min_length=1, strict=False)]  # YAML has lists, not tuples
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -57,22 +57,6 @@ DEFAULT_EFFORTS: Mapping[str, Mapping[str, Any]] = {
     "xhigh": {"max_samples": 32, "tiers": list(TIERS), "cost_weight": 0.25},
     "max": {"max_samples": 40, "tiers": list(TIERS), "cost_weight": 0.1},
 }
-
-
-class Budgets(PolicyModel):
-    """Tokens a window (UTC); None is no budget. Every token processed or generated counts."""
-
-    minute: Tokens | None = None
-    day: Tokens | None = None
-    month: Tokens | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        known = [(w, limit) for w in WINDOWS if (limit := getattr(self, w)) is not None]
-        for (small, low), (large, high) in pairwise(known):
-            if low > high:
-                raise FieldProblem((small,), f"{low} a {small} is more than {high} a {large}; lower it")
-        return self
 
 
 class KeyEntry(PolicyModel):
@@ -152,16 +136,28 @@ class TenantSettings(PolicyModel):
 
 
 class TenantPolicy(TenantSettings):
-    """A tenant resolved: its own fields over the policy's defaults."""
+    """A tenant resolved: its own fields over the policy's defaults, and the organisation it belongs to."""
 
     name: TenantName
+    organisation: TenantName | None = None
+    _shared: Budgets | None = PrivateAttr(default=None)  # the organisation's, known once the whole is read
 
-    def scopes(self, key_id: str | None = None) -> list[tuple[str, dict[str, int | None]]]:
-        """What the ledger counts for a request: the tenant and, where it has budgets, the key."""
-        scopes = [("tenant", self.budgets.model_dump())]
+    @property
+    def account(self) -> str:
+        """Whose numbers the ledger keeps together: the organisation's, or those of the tenant alone."""
+        return self.name if self.organisation is None else f"org.{self.organisation}"
+
+    def scopes(self, key_id: str | None = None) -> list[tuple[str, dict[str, dict[Unit, int]]]]:
+        """What the ledger counts for a request: organisation, tenant and, where it has budgets, the key."""
+        scopes: list[tuple[str, dict[str, dict[Unit, int]]]] = []
+        within = ""
+        if self._shared is not None:
+            scopes.append(("organisation", self._shared.limits()))
+            within = f":{self.name}"
+        scopes.append((f"tenant{within}", self.budgets.limits()))
         own = next((k.budgets for k in self.keys if k.id == key_id and k.budgets is not None), None)
         if own is not None:
-            scopes.append((f"key:{key_id}", own.model_dump()))
+            scopes.append((f"key{within}:{key_id}", own.limits()))
         return scopes
 
     def limit_scopes(self, key_id: str | None = None) -> list[tuple[str, Limits]]:
@@ -169,9 +165,18 @@ class TenantPolicy(TenantSettings):
         own = next((k.limits for k in self.keys if k.id == key_id and k.limits is not None), None)
         return [("tenant", self.limits), *([(f"key:{key_id}", own)] if own is not None else [])]
 
+    def join(self, organisation: Organisation) -> None:
+        """Spend from its budgets too. The policy document calls this when it has been read."""
+        self._shared = organisation.budgets
+
     def smallest_budget(self) -> tuple[Window, int] | None:
         """The window with the least tokens: what exceeds it can never be paid for."""
-        known = [(w, limit) for w in WINDOWS if (limit := getattr(self.budgets, w)) is not None]
+        known = [
+            (window, limit)
+            for budgets in (self.budgets, self._shared)
+            for window in WINDOWS
+            if budgets is not None and (limit := budgets.tokens(window)) is not None
+        ]
         return min(known, key=lambda item: item[1], default=None)
 
 
@@ -183,6 +188,7 @@ class PolicyDocument(PolicyModel):
     arms: Annotated[dict[ArmName, ArmSpec], Field(min_length=1)]
     efforts: dict[Effort, EffortRule]
     defaults: TenantSettings = TenantSettings()
+    organisations: dict[TenantName, Organisation] = Field(default_factory=dict)
     tenants: Annotated[dict[TenantName, TenantPolicy], Field(min_length=1)]
 
     @model_validator(mode="before")
@@ -219,6 +225,12 @@ class PolicyDocument(PolicyModel):
                     problem = f"key {key.id} has the same sha256 as a key of {owners[key.sha256]}"
                     raise FieldProblem(("tenants", tenant.name, "keys"), problem)
                 owners[key.sha256] = tenant.name
+            if tenant.organisation is not None:
+                organisation = self.organisations.get(tenant.organisation)
+                if organisation is None:
+                    path = ("tenants", tenant.name, "organisation")
+                    raise FieldProblem(path, "there is no such organisation; write it under organisations")
+                tenant.join(organisation)
         for lower, higher in pairwise(EFFORTS):
             low, high = self.efforts[lower], self.efforts[higher]
             if high.max_samples < low.max_samples or high.cost_weight > low.cost_weight:
@@ -239,6 +251,9 @@ def _tenant(name: Any, defaults: Any, own: Any) -> Any:
         return own
     if "name" in own:
         raise FieldProblem(("tenants", str(name), "name"), "unknown field; a tenant's name is its key")
+    base, over = laid_over(defaults.get("budgets"), own.get("budgets"))
+    if base is not None and over is not None:
+        defaults, own = {**defaults, "budgets": base}, {**own, "budgets": over}
     return {**_merged(defaults, own), "name": name}
 
 

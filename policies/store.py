@@ -14,8 +14,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from policies.amounts import whole as whole
 from policies.errors import StoreUnavailable
-from policies.schema import MAX_TOKENS
 
 
 def connect(
@@ -57,13 +57,6 @@ async def answer(command: Awaitable[Any]) -> Any:
 def lua_source(name: str) -> str:
     """The text of `lua/<name>.lua`, which is package data."""
     return files("policies").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-
-
-def whole(name: str, value: int, *, least: int = 0) -> int:
-    """`value`, if it is whole and from `least` to 2^53 - 1, which Lua counts exactly; else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_TOKENS:
-        raise ValueError(f"{name} must be a whole number from {least} to {MAX_TOKENS}, not {value!r}")
-    return value
 
 
 def milliseconds(name: str, seconds: float) -> int:

@@ -19,6 +19,7 @@ from backends.task import (
     TierResult,
     TierTask,
 )
+from policies.amounts import Amount
 from policies.arm_spec import ONE_SAMPLE
 from policies.errors import BudgetDenied, LedgerError
 from policies.plan import Plan, Step, Verdict
@@ -36,12 +37,12 @@ Emit = Callable[[TextDelta | Progress], None]
 
 
 class Hold(KnownSpend, Protocol):
-    """The lease as a plan needs it: more tokens, or BudgetDenied. `held_tokens` is what it covers."""
+    """The lease as a plan needs it: more of it, or BudgetDenied. `held` is what it covers."""
 
     id: str
-    held_tokens: int
+    held: Amount
 
-    async def extend(self, extra_tokens: int) -> None: ...
+    async def extend(self, extra: Amount) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,8 @@ class Execution:
 
     async def _covered(self, step: Step) -> bool:
         """Make the lease cover this rung too; False if the budget refuses and there is an answer to give."""
-        missing = self.owed.tokens + step.budget_tokens - self._hold.held_tokens
-        if missing <= 0:
+        missing = (self.owed.amount + Amount(step.budget_tokens)).beyond(self._hold.held)
+        if not missing:
             return True
         try:
             await self._hold.extend(missing)
@@ -192,7 +193,7 @@ class Execution:
         ceiling = self._ceiling_tokens
         if ceiling is None or self.owed.tokens + wanted <= ceiling:
             try:
-                await self._hold.extend(extra)
+                await self._hold.extend(Amount(extra))
                 return replace(task, budget_tokens=wanted)
             except BudgetDenied:
                 if self._request.allow_degrade is False:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from policies.amounts import NOTHING, Amount
 from policies.errors import LeaseNotOpen, LedgerError, StoreUnavailable
 from policies.ledger import Ledger, Scopes, new_lease_id
 from router.background import Background
@@ -16,50 +17,50 @@ ABANDONED_AFTER_S = 2.0
 
 
 class Lease:
-    """A hold on a tenant's budgets. `id` is "" where the policy lets requests pass without a store."""
+    """A hold on an account's budgets. `id` is "" where the policy lets requests pass without a store."""
 
-    def __init__(self, ledger: Ledger, tenant: str, ttl_s: float, background: Background) -> None:
+    def __init__(self, ledger: Ledger, account: str, ttl_s: float, background: Background) -> None:
         self._ledger = ledger
         self._background = background
-        self._tenant = tenant
+        self._account = account
         self._ttl_s = ttl_s
-        self.id = new_lease_id(tenant)
-        self.held_tokens = 0
+        self.id = new_lease_id(account)
+        self.held = NOTHING
         self.remaining_tokens: int | None = None
 
     def unmetered(self) -> None:
         """Go on without the store: nothing is held and nothing will be charged."""
         self.id = ""
 
-    async def reserve(self, scopes: Scopes, tokens: int) -> None:
-        """Hold tokens. Raises BudgetDenied, StoreUnavailable."""
+    async def reserve(self, scopes: Scopes, amount: Amount) -> None:
+        """Hold an amount. Raises BudgetDenied, StoreUnavailable."""
         try:
             self.remaining_tokens = await self._ledger.reserve(
-                self.id, self._tenant, scopes, tokens, self._ttl_s
+                self.id, self._account, scopes, amount, self._ttl_s
             )
         except (StoreUnavailable, asyncio.CancelledError):
             # Whether the hold was placed is unknown; freeing it by its id is right in both cases.
             self._background.spawn(self._free())
             raise
-        self.held_tokens = tokens
+        self.held = amount
 
-    async def extend(self, extra_tokens: int) -> None:
+    async def extend(self, extra: Amount) -> None:
         """Hold more. Raises BudgetDenied, LeaseNotOpen, StoreUnavailable."""
         if self.id:
-            self.remaining_tokens = await self._ledger.extend(self.id, extra_tokens)
-        self.held_tokens += extra_tokens
+            self.remaining_tokens = await self._ledger.extend(self.id, extra)
+        self.held += extra
 
-    async def known_tokens(self, used_tokens: int) -> int | None:
-        """What this lease has spent as far as anyone told: `used_tokens`, or more, by a tier that is gone.
+    async def known(self, used: Amount) -> Amount | None:
+        """What this lease has spent as far as anyone told: `used`, or more, by a tier that is gone.
 
         None where it is not open any more: the tier settled it as it left. Raises StoreUnavailable.
         """
         if not self.id:
-            return used_tokens
-        return await self._ledger.checkpoint(self.id, used_tokens, self._ttl_s)
+            return used
+        return await self._ledger.checkpoint(self.id, used, self._ttl_s)
 
-    async def settle(self, used_tokens: int, *, exact: bool = True) -> int:
-        """Charge what was used, free the rest, and return what was charged.
+    async def settle(self, used: Amount, *, exact: bool = True) -> int:
+        """Charge what was used, free the rest, and return the tokens that were charged.
 
         Not `exact`: a run was lost, and what it told last is charged where that is more. An unreachable store
         is tried again in the background: the operation is idempotent by id, and the lease expires into its
@@ -68,19 +69,19 @@ class Lease:
         if not self.id:
             return 0
         try:
-            self.remaining_tokens = await self._ledger.settle(self.id, used_tokens, exact=exact)
+            self.remaining_tokens = await self._ledger.settle(self.id, used, exact=exact)
         except StoreUnavailable:
-            self._background.spawn(self._settle_again(used_tokens, exact=exact))
+            self._background.spawn(self._settle_again(used, exact=exact))
         except LeaseNotOpen:
             # The store lost its data. The answer was paid for with compute and is given all the same.
             log.error("lease %s is not in the store any more; nothing can be charged to it", self.id)
             return 0
-        return used_tokens
+        return used.tokens
 
-    def settle_abandoned(self, used_tokens: int) -> None:
+    def settle_abandoned(self, used: Amount) -> None:
         """The caller left while a tier was at work: the tier settles; this frees the lease if it cannot."""
         if self.id:
-            self._background.spawn(self._settle_again(used_tokens, exact=False, wait_s=ABANDONED_AFTER_S))
+            self._background.spawn(self._settle_again(used, exact=False, wait_s=ABANDONED_AFTER_S))
 
     async def _free(self) -> None:
         try:
@@ -88,11 +89,11 @@ class Lease:
         except LedgerError:
             log.debug("lease %s was not there to release", self.id)
 
-    async def _settle_again(self, used_tokens: int, *, exact: bool, wait_s: float = 0.0) -> None:
+    async def _settle_again(self, used: Amount, *, exact: bool, wait_s: float = 0.0) -> None:
         for pause_s in (wait_s, 0.5, 2.0, 8.0):
             await asyncio.sleep(pause_s)
             try:
-                await self._ledger.settle(self.id, used_tokens, exact=exact)
+                await self._ledger.settle(self.id, used, exact=exact)
             except StoreUnavailable:
                 continue
             except LeaseNotOpen:

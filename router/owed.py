@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Protocol
 
 from backends.task import Spend
+from policies.amounts import NOTHING, Amount
 from policies.errors import StoreUnavailable
 
 
 class KnownSpend(Protocol):
     """The lease, as it knows what was spent on it."""
 
-    async def known_tokens(self, used_tokens: int) -> int | None: ...
+    async def known(self, used: Amount) -> Amount | None: ...
 
 
 class Owed:
-    """`spend` is what the rungs told that ended; `tokens` adds what lost ones had told the ledger.
+    """`spend` is what the rungs told that ended; `amount` adds what lost ones had told the ledger.
 
     It is `exact` unless a run is in flight, or was lost and nobody has said yet what it spent.
     """
@@ -23,12 +24,16 @@ class Owed:
     def __init__(self) -> None:
         self.spend = Spend()
         self.in_flight = False
-        self._lost_tokens = 0
+        self._lost = NOTHING
         self._unknown = False
 
     @property
     def tokens(self) -> int:
-        return self.spend.total + self._lost_tokens
+        return self.amount.tokens
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self.spend.total) + self._lost
 
     @property
     def exact(self) -> bool:
@@ -49,18 +54,18 @@ class Owed:
         self._unknown = True
 
     async def find_lost(self, lease: KnownSpend) -> int | None:
-        """Owe what the lost run had told the ledger, and return it.
+        """Owe what the lost run had told the ledger, and return its tokens.
 
         None where the lease is closed: the tier shut down in order and settled what it had spent. A store
         that does not answer leaves it inexact: the settlement then charges no less than was told.
         """
         try:
-            known = await lease.known_tokens(self.tokens)
+            known = await lease.known(self.amount)
         except StoreUnavailable:
             return 0
         if known is None:
             return None
-        lost = known - self.tokens
-        self._lost_tokens += lost
+        lost = known.beyond(self.amount)
+        self._lost += lost
         self._unknown = False
-        return lost
+        return lost.tokens

@@ -84,7 +84,7 @@ class Pipeline:
             for name, well in zip(tiers.names, found, strict=True)
         }
         try:
-            await self._parts.ledger.peek("readiness", [("tenant", {"minute": None})])
+            await self._parts.ledger.peek("readiness", [("tenant", {"minute": {}})])
             state["budget store"] = "ok"
         except StoreUnavailable:
             state["budget store"] = "does not answer"

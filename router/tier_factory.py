@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from backends.engines.build import build_engine
 from backends.runner import TierRunner
 from backends.verifiers.http_reward import HttpRewardModel
+from policies.amounts import Amount
 from policies.ledger import RedisLedger
 from policies.store import connect
 from router.config import AppConfig
@@ -22,10 +23,10 @@ class LedgerMeter:
         self._lease_ttl_s = lease_ttl_s
 
     async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.checkpoint(lease_id, used_tokens, self._lease_ttl_s)
+        await self._ledger.checkpoint(lease_id, Amount(used_tokens), self._lease_ttl_s)
 
     async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.settle(lease_id, used_tokens, exact=True)
+        await self._ledger.settle(lease_id, Amount(used_tokens), exact=True)
 
 
 @dataclass(frozen=True, slots=True)

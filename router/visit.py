@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from backends.task import TextDelta
 from classifier.predictor import Prediction
+from policies.amounts import Amount
 from policies.errors import BudgetDenied, StoreUnavailable
-from policies.ledger import tightest
+from policies.ledger import Scopes, tightest
 from policies.plan import ArmEstimate, Ask, Plan
 from policies.planner import make_plan
 from policies.schema import TenantPolicy
@@ -92,7 +93,7 @@ class Visit:
         """The same stations up to the plan; nothing is counted, reserved or spent."""
         with caller_errors():
             prediction = await self._predict()
-            gauges = await self._parts.ledger.peek(self._caller.tenant, self._scopes())
+            gauges = await self._parts.ledger.peek(self._tenant.account, self._scopes())
             tight = tightest(gauges)
             plan = self._plan(
                 prediction, tight.remaining if tight else None, tight.reset_s if tight else None
@@ -108,7 +109,7 @@ class Visit:
                 for name, estimate in self._estimates(prediction).items()
             },
             "plan": plan,
-            "budgets": gauges,
+            "budgets": [g for g in gauges if g.unit == "tokens" or g.limit is not None],
         }
 
     # -- stations
@@ -149,8 +150,8 @@ class Visit:
         remaining = None
         if charge:
             lease = self._lease()
-            await lease.reserve(self._scopes(), charge)
-            await lease.settle(charge)
+            await lease.reserve(self._scopes(), Amount(charge))
+            await lease.settle(Amount(charge))
             self._charged_tokens = charge
             remaining = lease.remaining_tokens
         reply = as_hit(stored, charged_tokens=charge, budget_remaining=remaining)
@@ -174,18 +175,18 @@ class Visit:
         except asyncio.CancelledError:
             self._charged_tokens = None if owed.in_flight else owed.tokens
             if owed.in_flight:
-                lease.settle_abandoned(owed.tokens)
+                lease.settle_abandoned(owed.amount)
             else:
-                self._background.spawn(lease.settle(owed.tokens, exact=owed.exact))
+                self._background.spawn(lease.settle(owed.amount, exact=owed.exact))
             raise
         except Exception:
             self._charged_tokens = owed.tokens
-            await lease.settle(owed.tokens, exact=owed.exact)
+            await lease.settle(owed.amount, exact=owed.exact)
             raise
         self._charged_tokens = owed.tokens
         self._admission.leave(owed.tokens)  # now, so that it travels with the settlement
         # The answer is there: what is owed for it is charged even if the caller leaves right now.
-        settling = self._background.spawn(lease.settle(owed.tokens, exact=owed.exact))
+        settling = self._background.spawn(lease.settle(owed.amount, exact=owed.exact))
         charged = await asyncio.shield(settling)
         return self._bill(outcome, plan, prediction, lease, charged, cache, execution.tier_seconds)
 
@@ -197,17 +198,17 @@ class Visit:
         """Plan as if the budget sufficed; where it does not, plan again with what is left."""
         plan = self._plan(prediction, None, None)
         try:
-            await lease.reserve(self._scopes(), plan.start.budget_tokens)
+            await lease.reserve(self._scopes(), Amount(plan.start.budget_tokens))
         except BudgetDenied as denied:
             plan = self._plan(prediction, denied.remaining, denied.retry_after_s)
-            await lease.reserve(self._scopes(), plan.start.budget_tokens)
+            await lease.reserve(self._scopes(), Amount(plan.start.budget_tokens))
         except StoreUnavailable:
             if self._tenant.on_store_error == "deny":
                 raise
             lease.unmetered()
             if self._tenant.on_store_error == "degrade":
                 plan = replace(self._plan(prediction, None, None, only=frozenset({"direct"})), degraded=True)
-            lease.held_tokens = plan.start.budget_tokens
+            lease.held = Amount(plan.start.budget_tokens)
         return plan
 
     def _plan(
@@ -252,9 +253,9 @@ class Visit:
         }
 
     def _lease(self) -> Lease:
-        return Lease(self._parts.ledger, self._caller.tenant, self._parts.lease_ttl_s, self._background)
+        return Lease(self._parts.ledger, self._tenant.account, self._parts.lease_ttl_s, self._background)
 
-    def _scopes(self) -> list[tuple[str, dict[str, int | None]]]:
+    def _scopes(self) -> Scopes:
         return self._tenant.scopes(self._caller.key_id)
 
     def _prompt_tokens(self) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from policies.ledger import Ledger, RedisLedger
+from policies.amounts import Unit
+from policies.ledger import Gauge, Ledger, RedisLedger, Scopes
 from policies.memory_ledger import InMemoryLedger
 from policies.store import lua_source
 
@@ -18,6 +19,15 @@ _TEST_TIME = """(function()
   local ms = tonumber(redis.call('GET', KEYS[1] .. ':now'))
   return { string.format('%.0f', math.floor(ms / 1000)), string.format('%.0f', ms % 1000 * 1000) }
 end)()"""
+
+
+def windows(**tokens: int | None) -> dict[str, dict[Unit, int]]:
+    """Windows limited in tokens, as the ledger takes them: `windows(minute=10, day=None)`."""
+    return {window: {} if limit is None else {"tokens": limit} for window, limit in tokens.items()}
+
+
+async def token_gauges(ledger: Ledger, account: str, scopes: Scopes) -> list[Gauge]:
+    return [gauge for gauge in await ledger.peek(account, scopes) if gauge.unit == "tokens"]
 
 
 def clocked_source(name: str) -> str:

@@ -10,6 +10,7 @@ from backends.hardware import CPU, SMOLLM2_135M
 from backends.runner import TierRunner
 from classifier.confidence import Confidence
 from classifier.predictor import Prediction
+from policies.amounts import Amount
 from policies.keys import KeyRing, hash_key
 from policies.ledger import Gauge
 from policies.limits import LimitScopes, LimitUsage
@@ -118,7 +119,8 @@ class TestService:
 
     async def gauges(self, tenant: str = "acme") -> dict[str, Gauge]:
         scopes = self.policy.tenants[tenant].scopes()
-        return {gauge.window: gauge for gauge in await self.ledger.peek(tenant, scopes)}
+        found = await self.ledger.peek(self.policy.tenants[tenant].account, scopes)
+        return {gauge.window: gauge for gauge in found if gauge.unit == "tokens"}
 
 
 class _Meter:
@@ -126,10 +128,10 @@ class _Meter:
         self._ledger = ledger
 
     async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.checkpoint(lease_id, used_tokens, 30.0)
+        await self._ledger.checkpoint(lease_id, Amount(used_tokens), 30.0)
 
     async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.settle(lease_id, used_tokens, exact=True)
+        await self._ledger.settle(lease_id, Amount(used_tokens), exact=True)
 
 
 async def start_service(

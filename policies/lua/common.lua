@@ -1,8 +1,13 @@
--- Shared by the ledger's scripts, which are prepended with this file. All keys carry the tenant's hash tag:
---   acr:{tenant}:holds                     zset: lease -> expiry (ms)             KEYS[1] of every script
---   acr:{tenant}:lease:<id>                hash: state reserved checkpoint charged windows
---   acr:{tenant}:budget:<scope>:<window>:<edge>   hash: used held                 one window of one scope
--- A window is known by its edge, the second (UTC) at which it ends. Numbers are whole and below 2^53.
+-- Shared by the ledger's scripts, which are prepended with this file. All keys carry one hash tag, that of the
+-- account: an organisation, or a tenant without one.
+--   acr:{account}:holds                     zset: lease -> expiry (ms)             KEYS[1] of every script
+--   acr:{account}:lease:<id>                hash: state reserved checkpoint charged windows
+--   acr:{account}:budget:<scope>:<window>:<edge>   hash: used held of each unit    one window of one scope
+-- A window is known by its edge, the second (UTC) at which it ends. Numbers are whole and below 2^53. An amount
+-- is a table of three of them, in the order of UNITS, and travels as "tokens,gpu_ms,micro_usd".
+local UNITS = { 'tokens', 'gpu_ms', 'micro_usd' }
+local USED = { 'used', 'used_gpu_ms', 'used_micro_usd' }
+local HELD = { 'held', 'held_gpu_ms', 'held_micro_usd' }
 local MAX = 9007199254740991
 local DAY_S = 86400
 local OPEN_LEASE_TTL_S = 40 * DAY_S -- outlives every window that a lease can hold in
@@ -15,6 +20,30 @@ local now_ms = now_s * 1000 + math.floor(tonumber(time[2]) / 1000)
 local prefix = string.sub(KEYS[1], 1, -6) -- without "holds"
 
 local function whole(number) return string.format('%.0f', number) end
+
+-- Amounts. A part that is missing is nil: as a limit it means none, as a number 0.
+local function parts(text)
+  local tokens, gpu_ms, micro_usd = string.match(text or '', '^([^,]*),?([^,]*),?([^,]*)$')
+  return { tonumber(tokens), tonumber(gpu_ms), tonumber(micro_usd) }
+end
+
+local function amount(text)
+  local found = parts(text)
+  return { found[1] or 0, found[2] or 0, found[3] or 0 }
+end
+
+local function packed(sum) return string.format('%.0f,%.0f,%.0f', sum[1], sum[2], sum[3]) end
+
+local NOTHING = { 0, 0, 0 }
+
+local function each_unit(one, other, combine)
+  return { combine(one[1], other[1]), combine(one[2], other[2]), combine(one[3], other[3]) }
+end
+
+local function plus(one, other) return each_unit(one, other, function(a, b) return a + b end) end
+local function minus(one, other) return each_unit(one, other, function(a, b) return a - b end) end
+local function larger(one, other) return each_unit(one, other, math.max) end
+local function is_nothing(sum) return sum[1] == 0 and sum[2] == 0 and sum[3] == 0 end
 
 -- Day of the month of a day since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
 local function day_of_month(days)
@@ -45,77 +74,103 @@ local function budget(scope, window, edge)
   local key = prefix .. 'budget:' .. scope .. ':' .. window .. ':' .. whole(edge)
   local known = budgets[key]
   if not known then
-    local pair = redis.call('HMGET', key, 'used', 'held')
-    known = { key = key, window = window, edge = edge, exists = pair[1] ~= false,
-              used = tonumber(pair[1] or 0), held = tonumber(pair[2] or 0) }
+    local row = redis.call('HMGET', key, USED[1], HELD[1], USED[2], HELD[2], USED[3], HELD[3])
+    known = { key = key, window = window, edge = edge, exists = row[1] ~= false, used = {}, held = {} }
+    for unit = 1, #UNITS do
+      known.used[unit] = tonumber(row[2 * unit - 1] or 0)
+      known.held[unit] = tonumber(row[2 * unit] or 0)
+    end
     budgets[key] = known
   end
   return known
 end
 
-local function write(known, used, held)
-  known.used = math.max(0, math.min(used, MAX))
-  known.held = math.max(0, math.min(held, MAX))
-  redis.call('HSET', known.key, 'used', whole(known.used), 'held', whole(known.held))
+-- Adds to what a window has used and holds; what does not change is not written.
+local function add(known, used, held)
+  local fields = {}
+  local function grow(numbers, names, by)
+    for unit = 1, #UNITS do
+      if by[unit] ~= 0 or (unit == 1 and not known.exists) then
+        numbers[unit] = math.max(0, math.min(numbers[unit] + by[unit], MAX))
+        fields[#fields + 1] = names[unit]
+        fields[#fields + 1] = whole(numbers[unit])
+      end
+    end
+  end
+  grow(known.used, USED, used)
+  grow(known.held, HELD, held)
+  if #fields > 0 then redis.call('HSET', known.key, unpack(fields)) end
   if not known.exists then
     known.exists = true
     redis.call('EXPIREAT', known.key, whole(known.edge + KEEP_WINDOW_S[known.window]))
   end
 end
 
-local function left_in(known, limit) return math.max(0, limit - known.used - known.held) end
-
--- A lease's windows are packed as "scope window edge limit ..."; the limit is "-" where there is none.
-local function each_window(packed) return string.gmatch(packed, '(%S+) (%S+) (%S+) (%S+)') end
+-- A lease's windows are packed as "scope window edge limits ..."; a unit's limit is "-" where there is none.
+local function each_window(windows) return string.gmatch(windows, '(%S+) (%S+) (%S+) (%S+)') end
 
 -- Moves numbers in the windows of a lease. A window that is gone is over, and nobody counts it any more.
-local function move(packed, used, held)
-  for scope, window, edge in each_window(packed) do
+local function move(windows, used, held)
+  for scope, window, edge in each_window(windows) do
     local known = budget(scope, window, tonumber(edge))
-    if known.exists then write(known, known.used + used, known.held + held) end
+    if known.exists then add(known, used, held) end
   end
 end
 
--- The least that is left now in any limited window, -1 where none is limited.
-local function least_left(packed)
-  local least = -1
-  for scope, window, _, limit in each_window(packed) do
-    if limit ~= '-' then
-      local left = left_in(budget(scope, window, edge_of(window)), tonumber(limit))
-      if least < 0 or left < least then least = left end
-    end
-  end
-  return least
-end
-
--- Where `tokens` more do not fit: {denied, scope, window, left, ms}. The window is that with the least left,
--- which a smaller request must fit; the time runs to the edge of the last window that is short.
-local function shortage(packed, tokens)
-  local short, latest = nil, 0
-  for scope, window, edge, limit in each_window(packed) do
-    if limit ~= '-' then
-      local known = budget(scope, window, tonumber(edge))
-      if known.used + known.held + tokens > tonumber(limit) then
-        local left = left_in(known, tonumber(limit))
-        latest = math.max(latest, known.edge * 1000 - now_ms)
-        if not short or left < short[4] then short = { 'denied', scope, window, left } end
+-- Calls `visit(unit, left, scope, known)` for each limit of a lease, in the windows that `edge_for` picks.
+local function each_limit(windows, edge_for, visit)
+  for scope, window, edge, limits in each_window(windows) do
+    local known, most = nil, parts(limits)
+    for unit = 1, #UNITS do
+      local limit = most[unit]
+      if limit then
+        known = known or budget(scope, window, edge_for(window, tonumber(edge)))
+        visit(unit, math.max(0, limit - known.used[unit] - known.held[unit]), scope, known, limit)
       end
     end
   end
-  if short then short[5] = latest end
+end
+
+-- The least tokens that are left now in any limited window, -1 where none is limited.
+local function least_left(windows)
+  local least = -1
+  each_limit(windows, edge_of, function(unit, left)
+    if unit == 1 and (least < 0 or left < least) then least = left end
+  end)
+  return least
+end
+
+-- Where `more` does not fit: {denied, scope, window, unit, left, ms, least tokens, gpu_ms, micro_usd left}. The
+-- window and unit are those that cover the smallest part of what is asked; the time runs to the edge of the last
+-- window that is short; the least left is that of all windows, -1 where a unit has no limit.
+local function shortage(windows, more)
+  local short, share, latest, least = nil, 2, 0, { -1, -1, -1 }
+  each_limit(windows, function(_, edge) return edge end, function(unit, left, scope, known, limit)
+    if least[unit] < 0 or left < least[unit] then least[unit] = left end
+    if more[unit] > 0 and known.used[unit] + known.held[unit] + more[unit] > limit then
+      latest = math.max(latest, known.edge * 1000 - now_ms)
+      if left / more[unit] < share then
+        share = left / more[unit]
+        short = { 'denied', scope, known.window, UNITS[unit], left }
+      end
+    end
+  end)
+  if not short then return nil end
+  short[6] = latest
+  for unit = 1, #UNITS do short[6 + unit] = least[unit] end
   return short
 end
 
 local function load_lease(key)
   local row = redis.call('HMGET', key, 'state', 'reserved', 'checkpoint', 'charged', 'windows')
-  return { key = key, state = row[1], reserved = tonumber(row[2] or 0), checkpoint = tonumber(row[3] or 0),
-           charged = tonumber(row[4] or 0), windows = row[5] or '' }
+  return { key = key, state = row[1], reserved = amount(row[2]), checkpoint = amount(row[3]),
+           charged = amount(row[4]), windows = row[5] or '' }
 end
 
 -- Ends an open lease: its hold is freed, `charge` is used, and the record is kept a day for repeats.
 local function close(lease, id, state, charge)
-  move(lease.windows, charge, -lease.reserved)
-  redis.call('HSET', lease.key, 'state', state, 'charged', whole(charge))
+  move(lease.windows, charge, minus(NOTHING, lease.reserved))
+  redis.call('HSET', lease.key, 'state', state, 'charged', packed(charge))
   redis.call('EXPIRE', lease.key, DAY_S)
   redis.call('ZREM', KEYS[1], id)
 end

@@ -4,9 +4,9 @@
 -- Returns {ok} | {closed, state}; the state is "spent" if there is something to settle.
 local lease = load_lease(KEYS[2])
 if lease.state == 'open' then
-  if lease.checkpoint > 0 then return { 'closed', 'spent' } end
-  close(lease, ARGV[1], 'released', 0)
-elseif lease.charged > 0 then
+  if not is_nothing(lease.checkpoint) then return { 'closed', 'spent' } end
+  close(lease, ARGV[1], 'released', NOTHING)
+elseif not is_nothing(lease.charged) then
   return { 'closed', lease.state == 'expired' and 'spent' or lease.state }
 elseif lease.state ~= 'settled' then
   redis.call('HSET', KEYS[2], 'state', 'released')

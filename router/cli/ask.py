@@ -9,6 +9,7 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Column, Table
 
+from policies.amounts import SAID
 from router.cli.client import console, fail, post, target
 
 Question = Annotated[str, typer.Argument(help="The question.", show_default=False)]
@@ -139,11 +140,17 @@ def steps_table(plan: dict[str, Any]) -> Table:
 
 
 def _budgets(gauges: list[dict[str, Any]]) -> Table:
-    table = Table("budget", "window", *(Column(n, justify="right") for n in ("used", "held", "limit")))
+    table = Table(
+        "budget", "window", "unit", *(Column(n, justify="right") for n in ("used", "held", "limit"))
+    )
     table.box, table.pad_edge = SIMPLE, False
     for gauge in gauges:
-        limit = "none" if gauge["limit"] is None else f"{gauge['limit']:,}"
-        table.add_row(gauge["scope"], gauge["window"], f"{gauge['used']:,}", f"{gauge['held']:,}", limit)
+        unit, scale = SAID[gauge.get("unit", "tokens")]
+        used, held, limit = (
+            "none" if (n := gauge[name]) is None else f"{n / scale:,g}" if scale > 1 else f"{n:,}"
+            for name in ("used", "held", "limit")
+        )
+        table.add_row(gauge["scope"], gauge["window"], unit, used, held, limit)
     return table
 
 

@@ -10,9 +10,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
+from policies.amounts import in_words
 from policies.errors import PolicyFileError
 from policies.loader import load_policy
-from policies.schema import WINDOWS, Policy, TenantPolicy
+from policies.schema import Policy, TenantPolicy
 
 app = typer.Typer(help="Check policy files.", no_args_is_help=True)
 
@@ -54,8 +55,16 @@ def _tenants(policy: Policy) -> Table:
 
 
 def _budgets(tenant: TenantPolicy) -> str:
-    limits = [(window, getattr(tenant.budgets, window)) for window in WINDOWS]
-    return "\n".join(f"{limit:,} a {window}" for window, limit in limits if limit is not None) or "none"
+    limits = [
+        (window, unit, limit)
+        for window, units in tenant.budgets.limits().items()
+        for unit, limit in units.items()
+    ]
+    return "\n".join(_budget(*limit) for limit in limits) or "none"
+
+
+def _budget(window: str, unit: str, limit: int) -> str:
+    return f"{limit:,} a {window}" if unit == "tokens" else f"{in_words(unit, limit)} a {window}"
 
 
 def _limits(tenant: TenantPolicy) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 import router.lease
 from backends.task import TextDelta, TierEvent, TierResult, TierTask
+from policies.amounts import Amount
 from policies.errors import StoreUnavailable
 from policies.memory_ledger import InMemoryLedger
 from router import errors as told
@@ -60,13 +61,13 @@ class Dying:
 
     async def _end(self, tier: str, task: TierTask) -> None:
         end = self._ends[tier]
-        used = task.spent_before_tokens + self._told
+        used = Amount(task.spent_before_tokens + self._told)
         if end == "is full":
             raise Overloaded("no room")
         await self._ledger.checkpoint(task.lease_id, used, TTL_S)
         self.lost.append(tier)
         if end == "shuts down":
-            await self._ledger.settle(task.lease_id, used + 1, exact=True)
+            await self._ledger.settle(task.lease_id, used + Amount(1), exact=True)
         if end == "breaks":
             raise RuntimeError("a bug")
         if end == "hangs":
@@ -152,10 +153,10 @@ async def test_the_settlement_knows_where_the_router_could_not_ask() -> None:
     class Deaf(InMemoryLedger):
         """Does not answer the router, who has nothing new to tell."""
 
-        async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> int | None:
-            if not used_tokens:
+        async def checkpoint(self, lease_id: str, used: Amount, ttl_s: float) -> Amount | None:
+            if not used:
                 raise StoreUnavailable("gone for a moment")
-            return await super().checkpoint(lease_id, used_tokens, ttl_s)
+            return await super().checkpoint(lease_id, used, ttl_s)
 
     service, _ = await service_with({"direct": "dies"}, Deaf(), told=9_000, p=LADDER)
     await service.pipeline.complete(ACME, request())
@@ -171,8 +172,8 @@ async def test_a_vote_that_ends_by_itself_is_charged_exactly() -> None:
 
 async def test_owed_is_exact_again_once_the_lost_are_found() -> None:
     class Lease:
-        async def known_tokens(self, used_tokens: int) -> int | None:
-            return used_tokens + 5
+        async def known(self, used: Amount) -> Amount | None:
+            return used + Amount(5)
 
     owed = Owed()
     assert owed.exact

@@ -48,7 +48,7 @@ def outcome(text: str) -> PolicyFileError | None:
 
 def test_a_good_file_is_read() -> None:
     policy = parse_policy(GOOD, "policy.yaml")
-    assert policy.tenants["demo"].budgets.minute == 1000
+    assert policy.tenants["demo"].budgets.tokens("minute") == 1000
     assert policy.source == "policy.yaml"
 
 

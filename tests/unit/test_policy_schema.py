@@ -54,8 +54,8 @@ def test_a_tenant_is_defaults_overridden_field_by_field() -> None:
         },
     )
     a, b, c = (parsed.tenants[name] for name in "abc")
-    assert (a.budgets.minute, a.budgets.day, a.quality_target) == (20, 100, 0.7)
-    assert (b.budgets.minute, b.budgets.day, b.tiers) == (10, None, ("direct",))
+    assert (a.budgets.tokens("minute"), a.budgets.tokens("day"), a.quality_target) == (20, 100, 0.7)
+    assert (b.budgets.tokens("minute"), b.budgets.tokens("day"), b.tiers) == (10, None, ("direct",))
     assert c.tiers == ("direct", "search")
     assert c.name == "c"
 
@@ -249,8 +249,8 @@ def test_the_version_is_of_the_meaning_not_of_the_text() -> None:
 def test_scopes_are_the_tenant_and_a_key_with_budgets() -> None:
     keys = [{"id": "a", "sha256": SHA, "budgets": {"day": 5}}, {"id": "b", "sha256": "cd" * 32}]
     tenant = parse(tenants={"demo": {"keys": keys, "budgets": {"minute": 7}}}).tenants["demo"]
-    own = ("tenant", {"minute": 7, "day": None, "month": None})
-    assert tenant.scopes("a") == [own, ("key:a", {"minute": None, "day": 5, "month": None})]
+    own = ("tenant", {"minute": {"tokens": 7}, "day": {}, "month": {}})
+    assert tenant.scopes("a") == [own, ("key:a", {"minute": {}, "day": {"tokens": 5}, "month": {}})]
     assert tenant.scopes("b") == tenant.scopes("gone") == tenant.scopes() == [own]
 
 

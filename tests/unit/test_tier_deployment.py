@@ -16,6 +16,7 @@ from backends.hardware import CPU, SMOLLM2_135M
 from backends.runner import TierRunner
 from backends.task import StrategyParams, TextDelta, TierResult, TierTask
 from backends.tier import EngineUnwell, Tier
+from policies.amounts import Amount
 from router.profiles import fake_config
 from router.stores import cache_redis_url, cache_secret, redis_url
 from router.tier_factory import LedgerMeter, TierFactory
@@ -164,12 +165,12 @@ class Ledger:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    async def checkpoint(self, lease_id: str, used_tokens: int, ttl_s: float) -> int:
-        self.calls.append(("checkpoint", lease_id, used_tokens, ttl_s))
-        return used_tokens
+    async def checkpoint(self, lease_id: str, used: Amount, ttl_s: float) -> Amount:
+        self.calls.append(("checkpoint", lease_id, used, ttl_s))
+        return used
 
-    async def settle(self, lease_id: str, used_tokens: int, *, exact: bool) -> None:
-        self.calls.append(("settle", lease_id, used_tokens, exact))
+    async def settle(self, lease_id: str, used: Amount, *, exact: bool) -> None:
+        self.calls.append(("settle", lease_id, used, exact))
 
 
 async def test_the_meter_checkpoints_and_settles() -> None:
@@ -177,7 +178,7 @@ async def test_the_meter_checkpoints_and_settles() -> None:
     meter = LedgerMeter(ledger, lease_ttl_s=9.0)
     await meter.checkpoint("demo", "demo:1", 5)
     await meter.abandon("demo", "demo:1", 7)
-    assert ledger.calls == [("checkpoint", "demo:1", 5, 9.0), ("settle", "demo:1", 7, True)]
+    assert ledger.calls == [("checkpoint", "demo:1", Amount(5), 9.0), ("settle", "demo:1", Amount(7), True)]
 
 
 def test_stores_come_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
