@@ -38,6 +38,10 @@ class Meter(Protocol):
         """The caller left: charge this much and free the rest."""
         ...
 
+    async def aclose(self) -> None:
+        """No run is left: wait a while for what could not be told yet."""
+        ...
+
 
 class TierRunner:
     """Runs strategies on one engine, and `reward` for those that score by it.
@@ -74,6 +78,8 @@ class TierRunner:
         for work in self._running:
             work.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        if self._meter is not None:
+            await self._meter.aclose()
         await self._equivalence.aclose()
         if self.reward is not None:
             await self.reward.aclose()

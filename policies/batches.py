@@ -13,26 +13,53 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    InvalidResponse,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from policies.breaker import Breaker, StoreResting
 
 Argument = str | int | bytes | float
+Waiting = tuple[Sequence[Argument], asyncio.Future[Any]]
 
 MAX_BATCH = 64
+ROUND_TRIP_S = 1.0
+PROBE_KEY = "acr:probe"
+
+# What a server answers to a single command when it can serve nobody. LOADING and NOAUTH are ConnectionErrors.
+_SERVES_NOBODY = (ReadOnlyError, OutOfMemoryError, NoPermissionError, MasterDownError, ClusterDownError)
+_SERVES_NOBODY_CODES = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
 
 
 class Batches:
     """A client's commands, batched. For one event loop.
 
     Cancelling a caller withdraws its command if it has not been sent; sent, it runs, and nobody waits.
+    With `guarded`, the store's name in the log, a breaker stands before it: while the store does not answer,
+    every command fails at once. `round_trip_s` bounds a batch, connecting included.
     """
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(
+        self, client: Redis, *, guarded: str | None = None, round_trip_s: float = ROUND_TRIP_S
+    ) -> None:
         self._client = client
-        self._waiting: deque[tuple[Sequence[Argument], asyncio.Future[Any]]] = deque()
+        self._round_trip_s = round_trip_s
+        self._waiting: deque[Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self.breaker = Breaker(guarded, self._probe) if guarded else None
 
     async def execute(self, *command: Argument) -> Any:
         """The command's raw reply. Raises the RedisError or OSError that it met."""
+        if self.breaker is not None:
+            self.breaker.check()
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, reply))
         if self._sender is None or self._sender.done():
@@ -43,6 +70,11 @@ class Batches:
         """A Lua script to be called by its hash."""
         return Script(self, text)
 
+    async def aclose(self) -> None:
+        """End the breaker's probing; the client is its owner's to close."""
+        if self.breaker is not None:
+            await self.breaker.aclose()
+
     async def _send(self) -> None:
         while self._waiting:
             taken = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
@@ -50,9 +82,7 @@ class Batches:
             if not batch:
                 continue
             try:
-                replies = await self._pipelined([command for command, _ in batch])
-            except (RedisError, OSError) as error:
-                replies = [error] * len(batch)
+                replies = await self._replies([command for command, _ in batch])
             except BaseException:
                 for _, reply in batch:
                     reply.cancel()
@@ -65,6 +95,33 @@ class Batches:
                 else:
                     reply.set_result(value)
 
+    async def _replies(self, commands: list[Sequence[Argument]]) -> list[Any]:
+        """A reply or an error for each command; the breaker learns how it went."""
+        try:
+            if self.breaker is not None:
+                self.breaker.check()  # it may have opened while these waited
+            async with asyncio.timeout(self._round_trip_s):
+                replies = await self._pipelined(commands)
+        except StoreResting as error:
+            return [error] * len(commands)
+        except (RedisError, OSError) as error:
+            if self.breaker is not None:
+                self.breaker.failed(error)
+            return [error] * len(commands)
+        if self.breaker is not None:
+            refusal = next((reply for reply in replies if serves_nobody(reply)), None)
+            self.breaker.succeeded() if refusal is None else self.breaker.failed(refusal)
+        return replies
+
+    async def _probe(self) -> Exception | None:
+        """A small write, since a server that is full or read-only still answers PING."""
+        try:
+            async with asyncio.timeout(self._round_trip_s):
+                (reply,) = await self._pipelined([("SET", PROBE_KEY, "1", "EX", 60)])
+        except (RedisError, OSError) as error:
+            return error
+        return reply if isinstance(reply, Exception) else None
+
     async def _pipelined(self, commands: list[Sequence[Argument]]) -> list[Any]:
         """All commands down one connection, then all replies; half the work of redis-py's own pipeline."""
         pool = self._client.connection_pool
@@ -72,11 +129,15 @@ class Batches:
         replies: list[Any] = []
         try:
             await connection.send_packed_command(connection.pack_commands(commands))
-            for _ in commands:
+            for command in commands:
                 try:
                     replies.append(await connection.read_response())
                 except ResponseError as error:  # this command's own; the next reply follows
                     replies.append(error)
+                except ValueError as error:  # not even text
+                    raise InvalidResponse("a reply that cannot be read") from error
+                if command[0] in ("EVALSHA", "EVAL") and not isinstance(replies[-1], list | ResponseError):
+                    raise InvalidResponse("a reply that no script of ours gives")
         except BaseException:
             # Replies may still be on their way: nobody else may read them.
             await connection.disconnect(nowait=True)
@@ -99,3 +160,10 @@ class Script:
             return await self._batches.execute("EVALSHA", self._sha, len(keys), *keys, *args)
         except NoScriptError:
             return await self._batches.execute("EVAL", self._text, len(keys), *keys, *args)
+
+
+def serves_nobody(reply: object) -> bool:
+    """Is this the error of a server that can serve no command now, rather than of this one command?"""
+    if isinstance(reply, _SERVES_NOBODY):
+        return True
+    return isinstance(reply, ResponseError) and str(reply).startswith(_SERVES_NOBODY_CODES)

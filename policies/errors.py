@@ -13,6 +13,7 @@ PolicyError
 │   ├── BudgetDenied          a scope's window has too little left for the reservation
 │   ├── LeaseNotOpen          the lease is unknown, expired, settled or released
 │   └── StoreUnavailable      Redis did not answer; whether the command ran is unknown
+│       └── StoreDamaged      it answered that these keys cannot be read: another type, say
 └── LimitExceeded             requests/min, tokens/min or concurrency
 
 All are picklable: they cross process boundaries between deployments.
@@ -188,6 +189,17 @@ class LeaseNotOpen(LedgerError):
 
 class StoreUnavailable(LedgerError):
     """Redis refused, failed or timed out. Whether the command ran is *unknown*: retry or release by id."""
+
+
+class StoreDamaged(StoreUnavailable):
+    """The store serves, but not these keys: somebody wrote something else there. `what`: whose."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"the keys of {self.what} cannot be read; their operator must look at them"
 
 
 class LimitExceeded(PolicyError):

@@ -168,7 +168,8 @@ class RedisLedger:
         asked = flat(scopes)
         args = [part for scope, window, _ in asked for part in (scope, window)]
         key = _key(_named("account", account), "holds")
-        told = iter(await answer(self._scripts["peek"](keys=[key], args=args)))
+        call = self._scripts["peek"](keys=[key], args=args)
+        told = iter(await answer(call, f"the budgets of {account}"))
         gauges: list[Gauge] = []
         for scope, window, limits in asked:
             reset_s = next(told) / 1000.0
@@ -181,7 +182,8 @@ class RedisLedger:
         account = account_of(lease_id)
         lease = _named("lease", lease_id[len(account) + 1 :])
         keys = [_key(_named("account", account), "holds"), _key(account, f"lease:{lease}")]
-        result: list[Any] = await answer(self._scripts[name](keys=keys, args=[lease, *args]))
+        call = self._scripts[name](keys=keys, args=[lease, *args])
+        result: list[Any] = await answer(call, f"the budgets of {account}")
         return result
 
 

@@ -121,7 +121,8 @@ class RedisLimits:
                 _or_dash(limits.tokens_per_minute),
                 _or_dash(limits.concurrency),
             ]
-        reply: list[Any] = await answer(self._admit(keys=_keys(tenant, scopes, slot_id), args=args))
+        call = self._admit(keys=_keys(tenant, scopes, slot_id), args=args)
+        reply: list[Any] = await answer(call, f"the limits of {tenant}")
         granted, kind, scope, retry_us, *flat = reply
         usage = tightest_usage(scopes, [flat[i : i + 4] for i in range(0, len(flat), 4)])
         if not granted:
@@ -134,7 +135,8 @@ class RedisLimits:
         scopes = limited(scopes)
         if scopes:
             args = [slot_id, charged, *(_or_dash(limits.tokens_per_minute) for _, limits in scopes)]
-            await answer(self._end(keys=_keys(tenant, scopes, slot_id), args=args))
+            call = self._end(keys=_keys(tenant, scopes, slot_id), args=args)
+            await answer(call, f"the limits of {tenant}")
 
 
 def _or_dash(limit: int | None) -> str | int:

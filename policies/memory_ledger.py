@@ -58,6 +58,7 @@ class InMemoryLedger:
         self._now_s = now_s
         self._budgets: dict[Key, _Budget] = {}
         self._leases: dict[str, _Lease] = {}
+        self._open: dict[str, _Lease] = {}
 
     async def reserve(
         self, lease_id: str, account: str, scopes: Scopes, amount: Amount, ttl_s: float
@@ -69,7 +70,7 @@ class InMemoryLedger:
         if lease is None:
             lease = _Lease("open", amount, expires_s=expires_s, windows=windows)
             self._check(lease, amount)
-            self._leases[lease_id] = lease
+            self._leases[lease_id] = self._open[lease_id] = lease
             self._hold(lease, amount)
         elif lease.state != "open":
             raise LeaseNotOpen(lease_id, lease.state)
@@ -152,9 +153,11 @@ class InMemoryLedger:
         return self._now_s() + milliseconds("ttl_s", ttl_s) / 1000.0
 
     def _sweep(self) -> None:
-        for lease in self._leases.values():
+        for lease_id, lease in list(self._open.items()):
             if lease.state == "open" and lease.expires_s <= self._now_s():
                 self._close(lease, "expired", lease.checkpoint)
+            if lease.state != "open":
+                del self._open[lease_id]
 
     def _close(self, lease: _Lease, state: State, charge: Amount) -> None:
         for budget in self._each(lease):

@@ -5,6 +5,7 @@ A timed-out command is unknown, not failed: it may still run. Every operation he
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from importlib.resources import files
 from typing import Any
@@ -12,17 +13,21 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from policies.amounts import whole as whole
-from policies.errors import StoreUnavailable
+from policies.batches import Batches, serves_nobody
+from policies.breaker import StoreResting, said
+from policies.errors import StoreDamaged, StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 
 def connect(
     url: str,
     *,
     connect_timeout_s: float = 0.5,
-    command_timeout_s: float = 1.0,
+    command_timeout_s: float = 0.3,
     pool_timeout_s: float = 1.0,
     max_connections: int = 32,
     decode_responses: bool = True,
@@ -45,13 +50,30 @@ def connect(
     return Redis.from_pool(pool)
 
 
-async def answer(command: Awaitable[Any]) -> Any:
-    """The command's reply. The one place where redis errors become StoreUnavailable."""
+async def answer(command: Awaitable[Any], purpose: str = "the budgets") -> Any:
+    """The command's reply. The one place where redis errors become StoreUnavailable.
+
+    StoreDamaged where only this command failed; `purpose` says in log and error what cannot be read.
+    """
     try:
         return await command
+    except StoreResting as error:
+        raise StoreUnavailable(str(error)) from error
+    except ResponseError as error:
+        if isinstance(error, NoScriptError) or serves_nobody(error):
+            raise StoreUnavailable(f"the budget store cannot serve ({said(error)}); see its log") from error
+        log.error("%s cannot be read or written: %s", purpose, " ".join(str(error).split())[:200])
+        raise StoreDamaged(purpose) from error
     except (RedisError, OSError) as error:
-        name = type(error).__name__
-        raise StoreUnavailable(f"the budget store did not answer ({name}); check that it is up") from error
+        raise StoreUnavailable(
+            f"the budget store did not answer ({said(error)}); check that it is up"
+        ) from error
+
+
+def guarded(url: str, name: str = "the budget store") -> tuple[Redis, Batches]:
+    """A client, its owner's to close, and its commands behind a breaker that calls the store `name`."""
+    client = connect(url)
+    return client, Batches(client, guarded=name)
 
 
 def lua_source(name: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable
 
-from policies.errors import LimitExceeded
-from policies.limits import RateLimits
+from policies.errors import LimitExceeded, StoreUnavailable
+from policies.limits import LimitUsage, RateLimits
 from policies.schema import TenantPolicy
 from router.background import Background
+from router.outage import Detour
 from router.request import LimitState, RouteRequest
 from router.translate import limit_state
 
@@ -17,7 +19,15 @@ SLOT_GRACE_S = 30.0
 class Admission:
     """Whose limits count is fixed when it is made: a key that is revoked meanwhile gets its slots back."""
 
-    def __init__(self, limits: RateLimits, tenant: TenantPolicy, key_id: str, background: Background) -> None:
+    def __init__(
+        self,
+        limits: RateLimits,
+        tenant: TenantPolicy,
+        key_id: str,
+        background: Background,
+        detour: Detour,
+    ) -> None:
+        self._detour = detour
         self._limits = limits
         self._tenant = tenant
         self._scopes = tenant.limit_scopes(key_id)
@@ -35,8 +45,9 @@ class Admission:
         longest = request.max_completion_tokens or tenant.max_completion_tokens.default
         deadline_s = min(request.deadline_s or tenant.deadline_s.default, tenant.deadline_s.cap)
         self._inside = True  # before the answer: a cancelled or timed-out admission may have taken a slot
-        try:
-            usage = await self._limits.admit(
+
+        async def admitted_by(limits: RateLimits) -> LimitUsage:
+            return await limits.admit(
                 tenant.name,
                 self._scopes,
                 slot_id=self._slot_id,
@@ -44,6 +55,12 @@ class Admission:
                 least_tokens=prompt_tokens,
                 ttl_s=deadline_s + SLOT_GRACE_S,
             )
+
+        try:
+            try:
+                usage = await admitted_by(self._limits)
+            except StoreUnavailable as error:
+                usage = await self._detour.admit(error, admitted_by)
         except LimitExceeded:
             self._inside = False
             raise
@@ -56,4 +73,7 @@ class Admission:
             self._background.spawn(self._end(charged_tokens))
 
     async def _end(self, charged_tokens: int | None) -> None:
-        await self._limits.leave(self._tenant.name, self._scopes, self._slot_id, tokens=charged_tokens)
+        def left(limits: RateLimits) -> Awaitable[None]:
+            return limits.leave(self._tenant.name, self._scopes, self._slot_id, tokens=charged_tokens)
+
+        await self._detour.left(self._limits, left)

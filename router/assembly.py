@@ -9,14 +9,13 @@ from typing import Any
 from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
 from classifier.predictor import Prediction, Predictor
-from policies.batches import Batches
 from policies.errors import PolicyFileError
 from policies.keys import KeyRing
 from policies.ledger import RedisLedger
 from policies.limits import RedisLimits
 from policies.loader import load_policy
 from policies.schema import Policy
-from policies.store import connect
+from policies.store import connect, guarded
 from router.abilities import shortcomings
 from router.cache import RedisCache
 from router.config import AppConfig
@@ -25,7 +24,7 @@ from router.http.app import create_app
 from router.idempotency import RedisIdempotency
 from router.parts import Classifier, Parts
 from router.pipeline import Pipeline
-from router.stores import cache_redis_url, cache_secret, redis_url
+from router.stores import cache_redis_url, cache_secret, outage_share, redis_url
 from router.tiers import TierClient
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class Assembly:
         self._tiers = tiers
         self._handle = classifier
         self._secret = cache_secret()
-        self._budgets = connect(redis_url(config))
+        self._budgets, self._commands = guarded(redis_url(config))
         self._records = connect(redis_url(config), decode_responses=False)
         self._answers = connect(
             cache_redis_url(config),
@@ -63,7 +62,7 @@ class Assembly:
         policy = await self._policy()
         local = {digest: (tenant, LOCAL_KEY_ID) for digest, tenant in self._config.local_keys.items()}
         cache = RedisCache(self._answers, self._secret, self._config.cache.max_value_bytes)
-        batches = Batches(self._budgets)
+        batches = self._commands
         self._pipeline = Pipeline(
             Parts(
                 policy=policy,
@@ -78,6 +77,7 @@ class Assembly:
                 lease_ttl_s=self._config.lease_ttl_s,
                 prompt_bytes_per_token=prompt_bytes_per_token(self._config),
                 log_decisions=self._config.log_decisions,
+                outage_share=outage_share(self._config),
             )
         )
 
@@ -88,6 +88,7 @@ class Assembly:
 
     async def aclose(self) -> None:
         await self._pipeline.aclose()
+        await self._commands.aclose()
         for client in (self._budgets, self._records, self._answers):
             await client.aclose()
 

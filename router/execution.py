@@ -21,7 +21,7 @@ from backends.task import (
 )
 from policies.amounts import Amount
 from policies.arm_spec import ONE_SAMPLE
-from policies.errors import BudgetDenied, LedgerError
+from policies.errors import BudgetDenied, LedgerError, StoreUnavailable
 from policies.plan import Plan, Step, Verdict
 from policies.planner import escalate
 from router.errors import Overloaded, TierUnavailable
@@ -195,7 +195,7 @@ class Execution:
             try:
                 await self._hold.extend(Amount(extra))
                 return replace(task, budget_tokens=wanted)
-            except BudgetDenied:
+            except (BudgetDenied, StoreUnavailable):  # what is held will do
                 if self._request.allow_degrade is False:
                     raise
                 self._degraded = True

@@ -26,6 +26,7 @@ class Parts:
 
     `prompt_bytes_per_token` estimates prompts before a tokenizer has seen them: 1 is an upper bound, about
     3 is right for most text where tiers count exactly and ask for more when it was too little.
+    `outage_share` is this replica's part of what a budget had left, while the store is away (1 / replicas).
     """
 
     policy: Policy
@@ -40,3 +41,4 @@ class Parts:
     lease_ttl_s: float = 60.0
     prompt_bytes_per_token: float = 3.0
     log_decisions: bool = True
+    outage_share: float = 1.0

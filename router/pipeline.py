@@ -11,6 +11,7 @@ from policies.schema import TenantPolicy
 from router.background import Background
 from router.errors import AuthenticationFailed
 from router.flight import SingleFlight
+from router.outage import Outage
 from router.parts import Parts
 from router.request import Caller, Reply, ReplyEvent, ReplyStream, RouteRequest
 from router.visit import AUTO, Visit
@@ -23,9 +24,11 @@ class Pipeline:
         self._parts = parts
         self._flights: SingleFlight[Reply] = SingleFlight()
         self._background = Background()
+        self._outage = Outage(parts)
 
     async def aclose(self) -> None:
         await self._background.aclose()
+        await self._outage.aclose()
 
     # -- the service
 
@@ -93,7 +96,8 @@ class Pipeline:
     # -- one request
 
     def _visit(self, caller: Caller, request: RouteRequest) -> Visit:
-        return Visit(self._parts, self._flights, self._background, caller, self._tenant(caller), request)
+        tenant = self._tenant(caller)
+        return Visit(self._parts, self._flights, self._background, self._outage, caller, tenant, request)
 
     def _tenant(self, caller: Caller) -> TenantPolicy:
         tenant = self._parts.policy.tenants.get(caller.tenant)

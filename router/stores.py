@@ -18,6 +18,12 @@ def redis_url(config: AppConfig) -> str:
     return os.environ.get("REDIS_URL") or config.redis_url or DEFAULT_REDIS_URL
 
 
+def outage_share(config: AppConfig) -> float:
+    """The part of what a budget had left that one ingress replica may spend while the store is away."""
+    scale = config.ingress
+    return 1.0 / (scale.autoscaling.max_replicas if scale.autoscaling else scale.num_replicas or 1)
+
+
 def cache_redis_url(config: AppConfig) -> str:
     """Where answers are kept: CACHE_REDIS_URL, else the configuration's, else with the budgets."""
     return os.environ.get("CACHE_REDIS_URL") or config.cache_redis_url or redis_url(config)

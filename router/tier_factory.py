@@ -8,25 +8,11 @@ from dataclasses import dataclass
 from backends.engines.build import build_engine
 from backends.runner import TierRunner
 from backends.verifiers.http_reward import HttpRewardModel
-from policies.amounts import Amount
 from policies.ledger import RedisLedger
-from policies.store import connect
+from policies.store import guarded
 from router.config import AppConfig
+from router.meter import LedgerMeter
 from router.stores import redis_url
-
-
-class LedgerMeter:
-    """Tells the ledger what a tier spends (`backends.runner.Meter`)."""
-
-    def __init__(self, ledger: RedisLedger, lease_ttl_s: float) -> None:
-        self._ledger = ledger
-        self._lease_ttl_s = lease_ttl_s
-
-    async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.checkpoint(lease_id, Amount(used_tokens), self._lease_ttl_s)
-
-    async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.settle(lease_id, Amount(used_tokens), exact=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +24,8 @@ class TierFactory:
 
     async def __call__(self) -> TierRunner:
         tier = self.config.tiers[self.name]
-        ledger = RedisLedger(connect(redis_url(self.config)))
+        client, commands = guarded(redis_url(self.config))
+        ledger = RedisLedger(client, batches=commands)
         return TierRunner(
             await asyncio.to_thread(build_engine, tier.engine),
             tier=self.name,

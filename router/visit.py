@@ -11,12 +11,13 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from backends.task import TextDelta
 from classifier.predictor import Prediction
 from policies.amounts import Amount
-from policies.errors import BudgetDenied, StoreUnavailable
+from policies.errors import StoreUnavailable
 from policies.ledger import Scopes, tightest
 from policies.plan import ArmEstimate, Ask, Plan
 from policies.planner import make_plan
@@ -30,8 +31,10 @@ from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
 from router.flight import SingleFlight
 from router.lease import Lease
+from router.outage import Outage
 from router.parts import Parts
 from router.request import Caller, Choice, LimitState, Receipt, Reply, ReplyEvent, RouteRequest
+from router.reserving import reserved
 from router.translate import caller_errors
 
 AUTO = "auto"
@@ -47,6 +50,7 @@ class Visit:
         parts: Parts,
         flights: SingleFlight[Reply],
         background: Background,
+        outage: Outage,
         caller: Caller,
         tenant: TenantPolicy,
         request: RouteRequest,
@@ -54,11 +58,13 @@ class Visit:
         self._parts = parts
         self._flights = flights
         self._background = background
+        self._outage = outage
+        self._detour = outage.detour(tenant)
         self._caller = caller
         self._tenant = tenant
         self._request = request
         self._began = time.perf_counter()
-        self._admission = Admission(parts.limits, tenant, caller.key_id, background)
+        self._admission = Admission(parts.limits, tenant, caller.key_id, background, self._detour)
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.decision_id = f"dec-{secrets.token_hex(12)}"
         self.created_s = int(time.time())
@@ -77,6 +83,7 @@ class Visit:
                 reply = await self._from_cache_or_tiers(emit)
             finally:
                 self._admission.leave(self._charged_tokens)
+                self._detour.leave()
         receipt = replace(reply.receipt, decision_id=self.decision_id)
         if self._parts.log_decisions:
             log_decision(self._caller, receipt, self._request.request_id)
@@ -116,11 +123,7 @@ class Visit:
 
     async def _admit(self) -> None:
         """Rate limits and the concurrency slot. Raises LimitExceeded."""
-        try:
-            self.limits = await self._admission.enter(self._request, self._prompt_tokens())
-        except StoreUnavailable:
-            if self._tenant.on_store_error == "deny":
-                raise
+        self.limits = await self._admission.enter(self._request, self._prompt_tokens())
 
     async def _from_cache_or_tiers(self, emit: Emit) -> Reply:
         key = self._cache_key()
@@ -150,9 +153,12 @@ class Visit:
         remaining = None
         if charge:
             lease = self._lease()
-            await lease.reserve(self._scopes(), Amount(charge))
-            await lease.settle(Amount(charge))
-            self._charged_tokens = charge
+            try:
+                await lease.reserve(self._scopes(), Amount(charge))
+            except StoreUnavailable as error:
+                if self._detour.take(error, lease):
+                    await lease.reserve(self._scopes(), Amount(charge))
+            charge = self._charged_tokens = await lease.settle(Amount(charge))
             remaining = lease.remaining_tokens
         reply = as_hit(stored, charged_tokens=charge, budget_remaining=remaining)
         reply = replace(reply, receipt=replace(reply.receipt, overhead_ms=self._elapsed_ms()))
@@ -164,7 +170,7 @@ class Visit:
     async def _from_tiers(self, emit: Emit, cache: Literal["miss", "bypass"]) -> Reply:
         prediction = await self._predict()
         lease = self._lease()
-        plan = await self._reserve(lease, prediction)
+        plan = await reserved(lease, self._scopes(), partial(self._plan, prediction), self._detour)
         self.started.set()
         execution = Execution(
             self._parts.tiers, plan, self._request, lease, self._caller.tenant, prediction.confidence
@@ -188,28 +194,13 @@ class Visit:
         # The answer is there: what is owed for it is charged even if the caller leaves right now.
         settling = self._background.spawn(lease.settle(owed.amount, exact=owed.exact))
         charged = await asyncio.shield(settling)
+        if self._tenant.on_store_error == "degrade":
+            self._background.spawn(self._outage.ledger.look(self._tenant.account, self._scopes()))
         return self._bill(outcome, plan, prediction, lease, charged, cache, execution.tier_seconds)
 
     async def _predict(self) -> Prediction:
         messages = [{"role": m.role, "content": m.content} for m in self._request.messages]
         return await self._parts.classifier.predict(messages)
-
-    async def _reserve(self, lease: Lease, prediction: Prediction) -> Plan:
-        """Plan as if the budget sufficed; where it does not, plan again with what is left."""
-        plan = self._plan(prediction, None, None)
-        try:
-            await lease.reserve(self._scopes(), Amount(plan.start.budget_tokens))
-        except BudgetDenied as denied:
-            plan = self._plan(prediction, denied.remaining, denied.retry_after_s)
-            await lease.reserve(self._scopes(), Amount(plan.start.budget_tokens))
-        except StoreUnavailable:
-            if self._tenant.on_store_error == "deny":
-                raise
-            lease.unmetered()
-            if self._tenant.on_store_error == "degrade":
-                plan = replace(self._plan(prediction, None, None, only=frozenset({"direct"})), degraded=True)
-            lease.held = Amount(plan.start.budget_tokens)
-        return plan
 
     def _plan(
         self,
@@ -219,6 +210,7 @@ class Visit:
         only: frozenset[str] | None = None,
     ) -> Plan:
         request = self._request
+        deployed = frozenset(self._parts.tiers.names)
         if request.model != AUTO and request.model not in self._parts.tiers.names:
             known = ", ".join((AUTO, *self._parts.tiers.names))
             raise ModelNotFound(f"there is no model {request.model!r}; ask for one of {known}", param="model")
@@ -241,7 +233,7 @@ class Visit:
             self._parts.policy,
             self._estimates(prediction),
             remaining_tokens=remaining_tokens,
-            available_tiers=only or frozenset(self._parts.tiers.names),
+            available_tiers=deployed if only is None else deployed & only,
             retry_after_s=retry_after_s,
         )
 
@@ -253,7 +245,8 @@ class Visit:
         }
 
     def _lease(self) -> Lease:
-        return Lease(self._parts.ledger, self._tenant.account, self._parts.lease_ttl_s, self._background)
+        account, ttl_s = self._tenant.account, self._parts.lease_ttl_s
+        return Lease(self._parts.ledger, account, ttl_s, self._background, self._outage.later)
 
     def _scopes(self) -> Scopes:
         return self._tenant.scopes(self._caller.key_id)

@@ -133,6 +133,9 @@ class _Meter:
     async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
         await self._ledger.settle(lease_id, Amount(used_tokens), exact=True)
 
+    async def aclose(self) -> None:
+        return
+
 
 async def start_service(
     engine: FakeEngine | None = None,

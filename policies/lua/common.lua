@@ -110,7 +110,9 @@ end
 local function each_window(windows) return string.gmatch(windows, '(%S+) (%S+) (%S+) (%S+)') end
 
 -- Moves numbers in the windows of a lease. A window that is gone is over, and nobody counts it any more.
+-- All are read before one is written: a script that meets a key of another type has changed nothing yet.
 local function move(windows, used, held)
+  for scope, window, edge in each_window(windows) do budget(scope, window, tonumber(edge)) end
   for scope, window, edge in each_window(windows) do
     local known = budget(scope, window, tonumber(edge))
     if known.exists then add(known, used, held) end

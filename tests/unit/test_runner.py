@@ -31,6 +31,9 @@ class NotedMeter:
         await asyncio.sleep(0)  # a store is a place to be cancelled at
         self.abandoned.append((tenant, lease_id, used_tokens))
 
+    async def aclose(self) -> None:
+        return
+
 
 async def until(condition: object) -> None:
     async with asyncio.timeout(5):

@@ -17,9 +17,10 @@ from backends.runner import TierRunner
 from backends.task import StrategyParams, TextDelta, TierResult, TierTask
 from backends.tier import EngineUnwell, Tier
 from policies.amounts import Amount
+from router.meter import LedgerMeter
 from router.profiles import fake_config
 from router.stores import cache_redis_url, cache_secret, redis_url
-from router.tier_factory import LedgerMeter, TierFactory
+from router.tier_factory import TierFactory
 
 TierReplica: Any = Tier.func_or_class
 
