@@ -19,7 +19,7 @@ from policies.amounts import UNITS, Amount, Unit, whole
 from policies.batches import Batches
 from policies.budget_spec import WINDOWS
 from policies.errors import BudgetDenied, LeaseNotOpen
-from policies.store import answer, lua_source, milliseconds
+from policies.store import answer, lua_source, milliseconds, shaped
 
 Scopes = Sequence[tuple[str, Mapping[str, Mapping[Unit, int]]]]
 """Name of a scope, window, unit, limit. A window is counted where it has no limits, too."""
@@ -169,7 +169,8 @@ class RedisLedger:
         args = [part for scope, window, _ in asked for part in (scope, window)]
         key = _key(_named("account", account), "holds")
         call = self._scripts["peek"](keys=[key], args=args)
-        told = iter(await answer(call, f"the budgets of {account}"))
+        reply = shaped(await answer(call, f"the budgets of {account}"), len(asked) * (1 + 2 * len(UNITS)))
+        told = iter(reply)
         gauges: list[Gauge] = []
         for scope, window, limits in asked:
             reset_s = next(told) / 1000.0
@@ -183,8 +184,7 @@ class RedisLedger:
         lease = _named("lease", lease_id[len(account) + 1 :])
         keys = [_key(_named("account", account), "holds"), _key(account, f"lease:{lease}")]
         call = self._scripts[name](keys=keys, args=[lease, *args])
-        result: list[Any] = await answer(call, f"the budgets of {account}")
-        return result
+        return shaped(await answer(call, f"the budgets of {account}"), 1)
 
 
 def check_account(lease_id: str, account: str) -> None:

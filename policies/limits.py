@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from redis.asyncio import Redis
 
 from policies.batches import Batches
 from policies.errors import LimitExceeded
 from policies.limit_spec import Limits
-from policies.store import answer, lua_source, milliseconds, whole
+from policies.store import answer, lua_source, milliseconds, shaped, whole
 
 LimitScopes = Sequence[tuple[str, Limits]]
 
@@ -122,7 +122,7 @@ class RedisLimits:
                 _or_dash(limits.concurrency),
             ]
         call = self._admit(keys=_keys(tenant, scopes, slot_id), args=args)
-        reply: list[Any] = await answer(call, f"the limits of {tenant}")
+        reply = shaped(await answer(call, f"the limits of {tenant}"), 4)
         granted, kind, scope, retry_us, *flat = reply
         usage = tightest_usage(scopes, [flat[i : i + 4] for i in range(0, len(flat), 4)])
         if not granted:

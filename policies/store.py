@@ -20,6 +20,8 @@ from policies.batches import Batches, serves_nobody
 from policies.breaker import StoreResting, said
 from policies.errors import StoreDamaged, StoreUnavailable
 
+ROUND_TRIP_S = 0.5
+
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +29,7 @@ def connect(
     url: str,
     *,
     connect_timeout_s: float = 0.5,
-    command_timeout_s: float = 0.3,
+    command_timeout_s: float = 1.0,
     pool_timeout_s: float = 1.0,
     max_connections: int = 32,
     decode_responses: bool = True,
@@ -70,10 +72,17 @@ async def answer(command: Awaitable[Any], purpose: str = "the budgets") -> Any:
         ) from error
 
 
+def shaped(reply: Any, least: int) -> list[Any]:
+    """`reply`, if it is a list of at least `least` elements. Raises StoreUnavailable."""
+    if not isinstance(reply, list) or len(reply) < least:
+        raise StoreUnavailable("the budget store gave an answer that makes no sense; is it the right server?")
+    return reply
+
+
 def guarded(url: str, name: str = "the budget store") -> tuple[Redis, Batches]:
     """A client, its owner's to close, and its commands behind a breaker that calls the store `name`."""
     client = connect(url)
-    return client, Batches(client, guarded=name)
+    return client, Batches(client, guarded=name, round_trip_s=ROUND_TRIP_S)
 
 
 def lua_source(name: str) -> str:

@@ -57,13 +57,12 @@ class Admission:
             )
 
         try:
-            try:
-                usage = await admitted_by(self._limits)
-            except StoreUnavailable as error:
-                usage = await self._detour.admit(error, admitted_by)
+            usage = await admitted_by(self._limits)
         except LimitExceeded:
             self._inside = False
             raise
+        except StoreUnavailable as error:
+            usage = await self._detour.admit(error, admitted_by)
         return limit_state(usage)
 
     def leave(self, charged_tokens: int | None) -> None:
