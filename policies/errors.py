@@ -2,6 +2,9 @@
 
 PolicyError
 ├── PolicyFileError           a policy file is refused: file, line, field and why, in one line
+├── PublicationRefused        what is to be published does not follow from what is
+├── UnknownVersion            no such version is kept
+├── NotSealed                 what the store has was not written with this service's secret
 ├── PlanRefused               no plan can be made for this request
 │   ├── UnknownTier           the pinned tier does not exist
 │   ├── TierForbidden         it exists, and the tenant may not use it
@@ -47,6 +50,28 @@ class PolicyFileError(PolicyError):
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: "
         return " ".join((where + (f"{self.field}: " if self.field else "") + self.problem).split())
+
+
+class PublicationRefused(PolicyError):
+    """What is to be published does not follow from what is; the message says what to do."""
+
+
+class UnknownVersion(PolicyError):
+    """No such version is kept; the message says how to find those that are."""
+
+
+class NotSealed(PolicyError):
+    """`what` the store has was not written with this service's secret: nobody may believe it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} in the store is not sealed with this ACR_CACHE_SECRET; "
+            "use the secret of the service, or publish anew with --force"
+        )
 
 
 class PlanRefused(PolicyError):

@@ -15,6 +15,7 @@ from backends.verifiers.base import RewardModel
 from backends.verifiers.http_reward import HttpRewardModel
 from policies.arm_spec import ArmSpec
 from policies.arms import Candidate
+from policies.errors import PolicyFileError
 from policies.schema import Policy
 from router.config import AppConfig
 
@@ -71,13 +72,29 @@ async def lacking(spec: ArmSpec, info: EngineInfo, reward: RewardModel | None = 
 async def shortcomings(policy: Policy, config: AppConfig) -> Mapping[str, str]:
     """The arms that the configured tiers cannot run, each with what its tier lacks."""
     found = {}
+    able = {
+        name: (build_engine(tier.engine).info, HttpRewardModel(tier.reward) if tier.reward else None)
+        for name, tier in config.tiers.items()
+    }
     for name, spec in policy.arms.items():
-        tier = config.tiers.get(spec.tier)
-        if tier is None:
+        await asyncio.sleep(0)  # a service that reads a new policy answers requests meanwhile
+        if spec.tier not in able:
             found[name] = f"there is no tier {spec.tier} in the app config"
             continue
-        reward = HttpRewardModel(tier.reward) if tier.reward is not None else None
-        problem = await lacking(spec, build_engine(tier.engine).info, reward)
+        problem = await lacking(spec, *able[spec.tier])
         if problem is not None:
             found[name] = problem
     return found
+
+
+async def runnable(policy: Policy, config: AppConfig) -> tuple[Policy, Mapping[str, str]]:
+    """The policy without the arms that their tier cannot run, and what those lack.
+
+    Arms of a tier that is not there stay: whoever asks for that tier is told that it is unavailable. Raises
+    PolicyFileError where no arm is left.
+    """
+    lacks = await shortcomings(policy, config)
+    if len(lacks) == len(policy.arms):
+        problem = f"no tier can run any of them: {'; '.join(lacks)}"
+        raise PolicyFileError(policy.source, 1, "arms", problem)
+    return policy.without([arm for arm in lacks if policy.arms[arm].tier in config.tiers]), lacks

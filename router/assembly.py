@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
+import secrets
+import socket
 from typing import Any
 
 from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
 from classifier.predictor import Prediction, Predictor
-from policies.errors import PolicyFileError
 from policies.keys import KeyRing
 from policies.ledger import RedisLedger
 from policies.limits import RedisLimits
 from policies.loader import load_policy
-from policies.schema import Policy
 from policies.store import connect, guarded
-from router.abilities import shortcomings
+from policies.versions import RedisVersions
+from router.abilities import runnable
 from router.cache import RedisCache
 from router.config import AppConfig
 from router.estimate import prompt_bytes_per_token
 from router.http.app import create_app
 from router.idempotency import RedisIdempotency
+from router.live_policy import Boot, LivePolicy
 from router.parts import Classifier, Parts
 from router.pipeline import Pipeline
-from router.stores import cache_redis_url, cache_secret, outage_share, redis_url
+from router.stores import cache_redis_url, cache_secret, outage_share, redis_url, shared_secret
 from router.tiers import TierClient
 
 log = logging.getLogger(__name__)
@@ -59,14 +63,14 @@ class Assembly:
 
         The stores need not be up: a replica that waits for them serves when they are.
         """
-        policy = await self._policy()
+        boot = await self._boot()
         local = {digest: (tenant, LOCAL_KEY_ID) for digest, tenant in self._config.local_keys.items()}
         cache = RedisCache(self._answers, self._secret, self._config.cache.max_value_bytes)
         batches = self._commands
         self._pipeline = Pipeline(
             Parts(
-                policy=policy,
-                keys=KeyRing(policy, local),
+                policy=boot.policy,
+                keys=KeyRing(boot.policy, local),
                 classifier=await self._classifier(),
                 ledger=RedisLedger(self._budgets, batches=batches),
                 limits=RedisLimits(self._budgets, batches=batches),
@@ -80,6 +84,9 @@ class Assembly:
                 outage_share=outage_share(self._config),
             )
         )
+        self._live = self._followed(boot, local)
+        if self._live is not None:
+            await self._live.start()
 
     def app(self) -> Any:
         """The ASGI application; `start` comes first."""
@@ -87,22 +94,37 @@ class Assembly:
         return create_app(self._pipeline, settings=self._config.http, idempotency=idempotency)
 
     async def aclose(self) -> None:
+        if self._live is not None:
+            await self._live.aclose()
         await self._pipeline.aclose()
         await self._commands.aclose()
         for client in (self._budgets, self._records, self._answers):
             await client.aclose()
 
-    async def _policy(self) -> Policy:
-        """The policy without the arms that their tier cannot run. Raises PolicyFileError if none is left."""
+    async def _boot(self) -> Boot:
+        """The app config's policy. Raises PolicyFileError."""
         path = self._config.policy_path()
-        policy = await asyncio.to_thread(load_policy, path)
-        lacks = await shortcomings(policy, self._config)
+        whole = await asyncio.to_thread(load_policy, path)
+        policy, lacks = await runnable(whole, self._config)
         for arm, why in lacks.items():
             log.warning("arm %s of the policy is left out: %s", arm, why)
-        if len(lacks) == len(policy.arms):
-            raise PolicyFileError(str(path), 1, "arms", f"no tier can run any of them: {'; '.join(lacks)}")
-        # Arms of a tier that is not there stay: whoever asks for that tier is told that it is unavailable.
-        return policy.without([arm for arm in lacks if policy.arms[arm].tier in self._config.tiers])
+        return Boot(policy, tuple(lacks), await asyncio.to_thread(path.read_text, "utf-8"))
+
+    def _followed(self, boot: Boot, local: dict[str, tuple[str, str]]) -> LivePolicy | None:
+        """None where nobody could tell a published policy from a stranger's."""
+        secret = shared_secret()
+        if secret is None:
+            log.warning("ACR_CACHE_SECRET is not set: published policies are not followed")
+            return None
+        return LivePolicy(
+            RedisVersions(self._records, secret),
+            boot,
+            self._pipeline.rule,
+            runnable=lambda policy: runnable(policy, self._config),
+            replica=_replica_name(),
+            local_keys=local,
+            poll_s=self._config.policy_poll_s,
+        )
 
     async def _classifier(self) -> Classifier:
         if self._handle is not None:
@@ -131,6 +153,12 @@ class HandleClassifier:
     async def predict(self, messages: list[dict[str, str]]) -> Prediction:
         prediction: Prediction = await self._handle.predict.remote(messages)
         return prediction
+
+
+def _replica_name() -> str:
+    """Host, process and four random digits: for `acr policy watch`."""
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:40]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def engine_models(config: AppConfig) -> str:

@@ -148,12 +148,14 @@ class CacheConfig(_Config):
 class AppConfig(_Config):
     """Everything `build_app` needs. `local_keys` maps sha256 hex to a tenant, on one machine only.
 
+    `policy` decides until one is published; the store is asked for a newer one every `policy_poll_s`.
     `log_decisions` writes one line a request (`acr.decisions`): what was decided, never what was asked.
     """
 
     tiers: dict[Name, TierConfig] = Field(min_length=1)
     classifier: ClassifierConfig = ClassifierConfig()
     policy: str = DEFAULT_POLICY
+    policy_poll_s: Seconds = 0.5
     redis_url: str | None = None
     cache_redis_url: str | None = None
     cache: CacheConfig = CacheConfig()

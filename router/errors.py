@@ -22,7 +22,10 @@ from __future__ import annotations
 
 
 class RouterError(Exception):
-    """Base; `message` says what to do, `code` is stable, `retryable` becomes `x-should-retry`."""
+    """Base; `message` says what to do, `code` is stable, `retryable` becomes `x-should-retry`.
+
+    `policy_version` is the one that decided, where one had.
+    """
 
     status: int = 500
     code: str = "internal_error"
@@ -43,6 +46,7 @@ class RouterError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.limits = limits
+        self.policy_version: str | None = None
         if code is not None:
             self.code = code
 

@@ -97,7 +97,7 @@ def local_stack(
 
 def _stores(stack: ExitStack, state: StateDir, run_dir: Path) -> dict[str, str]:
     """REDIS_URL and CACHE_REDIS_URL: those of the environment, or of Valkeys started here."""
-    urls = {"ACR_CACHE_SECRET": os.environ.get("ACR_CACHE_SECRET") or secrets.token_hex(32)}
+    urls = {"ACR_CACHE_SECRET": os.environ.get("ACR_CACHE_SECRET") or state.secret()}
     for variable, name, mib, data in (
         ("REDIS_URL", "budgets", BUDGETS_MIB, state.path / "budgets"),
         ("CACHE_REDIS_URL", "cache", CACHE_MIB, None),

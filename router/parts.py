@@ -11,6 +11,7 @@ from policies.ledger import Ledger
 from policies.limits import RateLimits
 from policies.schema import Policy
 from router.cache import Cache
+from router.shadow import Shadow
 from router.tiers import TierClient
 
 
@@ -42,3 +43,4 @@ class Parts:
     prompt_bytes_per_token: float = 3.0
     log_decisions: bool = True
     outage_share: float = 1.0
+    shadow: Shadow | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from policies.errors import StoreUnavailable
@@ -14,6 +15,7 @@ from router.flight import SingleFlight
 from router.outage import Outage
 from router.parts import Parts
 from router.request import Caller, Reply, ReplyEvent, ReplyStream, RouteRequest
+from router.ruling import Ruling
 from router.visit import AUTO, Visit
 
 
@@ -21,7 +23,8 @@ class Pipeline:
     """Serves requests (`router.request.Service`)."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+        self._parts = self._trial_parts = parts
+        self._ruling = Ruling(parts.policy, parts.keys)
         self._flights: SingleFlight[Reply] = SingleFlight()
         self._background = Background()
         self._outage = Outage(parts)
@@ -29,6 +32,13 @@ class Pipeline:
     async def aclose(self) -> None:
         await self._background.aclose()
         await self._outage.aclose()
+
+    def rule(self, ruling: Ruling) -> None:
+        """Decide by this from the next request on; those on their way keep what they began with."""
+        self._parts = replace(self._parts, policy=ruling.policy, keys=ruling.keys, shadow=ruling.shadow)
+        trial = ruling.trial.policy if ruling.trial else ruling.policy
+        self._trial_parts = replace(self._parts, policy=trial)
+        self._ruling = ruling
 
     # -- the service
 
@@ -76,8 +86,8 @@ class Pipeline:
         return await self._visit(caller, request).explain()
 
     def models(self, caller: Caller) -> tuple[str, ...]:
-        tenant = self._tenant(caller)
-        return (AUTO, *(tier for tier in self._parts.tiers.names if tier in tenant.tiers))
+        parts, tenant = self._deciding(caller)
+        return (AUTO, *(tier for tier in parts.tiers.names if tier in tenant.tiers))
 
     async def ready(self) -> Mapping[str, str]:
         tiers = self._parts.tiers
@@ -96,14 +106,16 @@ class Pipeline:
     # -- one request
 
     def _visit(self, caller: Caller, request: RouteRequest) -> Visit:
-        tenant = self._tenant(caller)
-        return Visit(self._parts, self._flights, self._background, self._outage, caller, tenant, request)
+        parts, tenant = self._deciding(caller)
+        return Visit(parts, self._flights, self._background, self._outage, caller, tenant, request)
 
-    def _tenant(self, caller: Caller) -> TenantPolicy:
-        tenant = self._parts.policy.tenants.get(caller.tenant)
+    def _deciding(self, caller: Caller) -> tuple[Parts, TenantPolicy]:
+        """The parts with the policy that decides for this caller now, and its tenant there."""
+        parts = self._trial_parts if self._ruling.tries(caller) else self._parts
+        tenant = parts.policy.tenants.get(caller.tenant)
         if tenant is None:
             raise AuthenticationFailed("the key's tenant is not in the policy any more; ask the operator")
-        return tenant
+        return parts, tenant
 
 
 class _Events:

@@ -106,6 +106,24 @@ class StateDir:
     def write_record(self, record: RunRecord) -> None:
         write_private(self.path / "run.json", json.dumps(asdict(record)))
 
+    def secret(self) -> str:
+        """ACR_CACHE_SECRET of this folder's stacks, made the first time (mode 600).
+
+        It outlives a stack: what was sealed before, published policies above all, opens after a restart.
+        """
+        path = self.path / "secret"
+        if (known := self.read_secret()) is not None:
+            return known
+        write_private(path, secrets.token_hex(32) + "\n")
+        return self.secret()
+
+    def read_secret(self) -> str | None:
+        """None where no stack has run here yet."""
+        try:
+            return (self.path / "secret").read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
+
     def key_file(self, tenant: str) -> Path:
         return self.path / "keys" / tenant
 

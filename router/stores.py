@@ -29,10 +29,15 @@ def cache_redis_url(config: AppConfig) -> str:
     return os.environ.get("CACHE_REDIS_URL") or config.cache_redis_url or redis_url(config)
 
 
-def cache_secret() -> bytes:
-    """ACR_CACHE_SECRET, which all ingress replicas must share; without it each replica has its own."""
+def shared_secret() -> bytes | None:
+    """ACR_CACHE_SECRET, which all ingress replicas and whoever publishes policies must share."""
     text = os.environ.get("ACR_CACHE_SECRET")
-    if text:
-        return text.encode()
-    log.warning("ACR_CACHE_SECRET is not set: replicas of the ingress will not share cached answers")
-    return secrets.token_bytes(32)
+    return text.encode() if text else None
+
+
+def cache_secret() -> bytes:
+    """The shared secret; without one each replica has its own."""
+    shared = shared_secret()
+    if shared is None:
+        log.warning("ACR_CACHE_SECRET is not set: replicas of the ingress will not share cached answers")
+    return shared or secrets.token_bytes(32)

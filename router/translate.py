@@ -15,12 +15,17 @@ RETRY_SOON_S = 1.0
 
 
 @contextmanager
-def caller_errors() -> Iterator[None]:
-    """Raise what is raised inside as a RouterError, with a sentence that says what to do."""
+def caller_errors(policy_version: str) -> Iterator[None]:
+    """Raise what is raised inside as a RouterError that names the policy, and says what to do."""
     try:
         yield
     except (backend.BackendError, policy.PolicyError) as error:
-        raise as_router_error(error) from error
+        known = as_router_error(error)
+        known.policy_version = policy_version
+        raise known from error
+    except told.RouterError as error:
+        error.policy_version = policy_version
+        raise
 
 
 def as_router_error(error: Exception) -> told.RouterError:

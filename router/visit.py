@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -21,12 +22,12 @@ from policies.errors import StoreUnavailable
 from policies.ledger import Scopes, tightest
 from policies.plan import ArmEstimate, Ask, Plan
 from policies.planner import make_plan
-from policies.schema import TenantPolicy
+from policies.schema import Policy, TenantPolicy
 from router.admission import Admission
 from router.background import Background
 from router.cache import as_hit, cache_key, decode_reply, encode_reply
 from router.decisions import log_decision
-from router.errors import ModelNotFound
+from router.errors import AuthenticationFailed, ModelNotFound
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
 from router.flight import SingleFlight
@@ -35,6 +36,7 @@ from router.outage import Outage
 from router.parts import Parts
 from router.request import Caller, Choice, LimitState, Receipt, Reply, ReplyEvent, RouteRequest
 from router.reserving import reserved
+from router.shadow import Asked
 from router.translate import caller_errors
 
 AUTO = "auto"
@@ -77,7 +79,7 @@ class Visit:
         return {"x-acr-policy": self._parts.policy.version, "x-acr-decision-id": self.decision_id}
 
     async def reply(self, emit: Emit) -> Reply:
-        with caller_errors():
+        with caller_errors(self._parts.policy.version):
             try:
                 await self._admit()
                 reply = await self._from_cache_or_tiers(emit)
@@ -98,7 +100,7 @@ class Visit:
 
     async def explain(self) -> Mapping[str, Any]:
         """The same stations up to the plan; nothing is counted, reserved or spent."""
-        with caller_errors():
+        with caller_errors(self._parts.policy.version):
             prediction = await self._predict()
             gauges = await self._parts.ledger.peek(self._tenant.account, self._scopes())
             tight = tightest(gauges)
@@ -169,6 +171,7 @@ class Visit:
 
     async def _from_tiers(self, emit: Emit, cache: Literal["miss", "bypass"]) -> Reply:
         prediction = await self._predict()
+        self._shadow(prediction)
         lease = self._lease()
         plan = await reserved(lease, self._scopes(), partial(self._plan, prediction), self._detour)
         self.started.set()
@@ -243,6 +246,21 @@ class Visit:
             for arm in self._parts.policy.arms
             if arm in prediction.p
         }
+
+    def _shadow(self, prediction: Prediction) -> None:
+        """Have the shadow policy plan the same, where there is one; both as if the budget sufficed."""
+        if self._parts.shadow is not None:
+            told = Asked(self.decision_id, self._caller, self._parts.policy)
+            self._parts.shadow.compare(told, lambda policy: self._under(policy)._plan(prediction, None, None))
+
+    def _under(self, policy: Policy) -> Visit:
+        """The same visit under another policy, to plan with."""
+        if self._caller.tenant not in policy.tenants:
+            raise AuthenticationFailed(f"the policy {policy.version} has no tenant {self._caller.tenant}")
+        other = copy(self)
+        other._parts = replace(self._parts, policy=policy)
+        other._tenant = policy.tenants[self._caller.tenant]
+        return other
 
     def _lease(self) -> Lease:
         account, ttl_s = self._tenant.account, self._parts.lease_ttl_s

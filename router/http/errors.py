@@ -15,7 +15,7 @@ from typing import Any
 
 from backends.errors import ContextOverflow, InvalidVerifier
 from router.errors import ContextTooLong, InvalidRequest, RouterError
-from router.http.headers import json_headers, limit_headers
+from router.http.headers import json_headers, limit_headers, safe_value
 from router.http.wire import Wire, to_json
 from router.request import LimitState
 
@@ -89,6 +89,8 @@ def error_wire(error: Exception, request_id: str) -> Wire:
         headers.append((b"retry-after-ms", b"%d" % wait_ms))
     if isinstance(known.limits, LimitState):
         headers.extend(limit_headers(known.limits))
+    if known.policy_version is not None:
+        headers.append((b"x-acr-policy", safe_value(known.policy_version)))
     if known.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Wire(known.status, headers, to_json(error_body(known)))

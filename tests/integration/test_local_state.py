@@ -224,3 +224,12 @@ def test_signals_are_ignored_while_stopping() -> None:
     with Signals() as signals:
         signals.ignore()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_the_secret_is_made_once_and_is_this_user_s_only(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    assert state.read_secret() is None
+    secret = state.secret()
+    assert len(bytes.fromhex(secret)) == 32
+    assert state.secret() == StateDir(tmp_path).read_secret() == secret
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
