@@ -46,5 +46,4 @@ class Ruling:
 
 def _counts_alike(now: TenantPolicy, then: TenantPolicy, key_id: str) -> bool:
     listed = [key.id for key in now.keys]
-    same_organisation = getattr(now, "organisation", None) == getattr(then, "organisation", None)
-    return same_organisation and (key_id not in listed or key_id in (key.id for key in then.keys))
+    return now.account == then.account and (key_id not in listed or key_id in (key.id for key in then.keys))

@@ -109,8 +109,9 @@ async def test_a_canary_of_one_tenant_leaves_the_others() -> None:
     [
         policy(POLICY.replace("  acme:", "  acme-two:")),
         policy(POLICY.replace("id: k1", "id: k9")),
+        policy(POLICY.replace("  acme:\n", "  acme:\n    organisation: o\n") + "organisations: {o: {}}\n"),
     ],
-    ids=["without the tenant", "without the key"],
+    ids=["without the tenant", "without the key", "under an organisation"],
 )
 async def test_a_canary_that_would_count_elsewhere_does_not_decide(other: Policy) -> None:
     """A key's budgets must not begin from nothing because its key is written otherwise in the canary."""
