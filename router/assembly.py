@@ -21,13 +21,16 @@ from policies.store import connect, guarded
 from policies.versions import RedisVersions
 from router.abilities import runnable
 from router.cache import RedisCache
+from router.cache_store import CacheStore
 from router.config import AppConfig
 from router.estimate import prompt_bytes_per_token
 from router.http.app import create_app
 from router.idempotency import RedisIdempotency
+from router.leases import RedisLeases
 from router.live_policy import Boot, LivePolicy
 from router.parts import Classifier, Parts
 from router.pipeline import Pipeline
+from router.shared_flight import SharedFlights
 from router.stores import cache_redis_url, cache_secret, outage_share, redis_url, shared_secret
 from router.tiers import TierClient
 
@@ -65,7 +68,8 @@ class Assembly:
         """
         boot = await self._boot()
         local = {digest: (tenant, LOCAL_KEY_ID) for digest, tenant in self._config.local_keys.items()}
-        cache = RedisCache(self._answers, self._secret, self._config.cache.max_value_bytes)
+        store = CacheStore(self._answers, timeout_s=CACHE_TIMEOUT_S)
+        cache = RedisCache(store, self._secret, self._config.cache.max_value_bytes)
         batches = self._commands
         self._pipeline = Pipeline(
             Parts(
@@ -78,6 +82,7 @@ class Assembly:
                 cache=cache if self._config.cache.enabled else None,
                 cache_secret=self._secret,
                 engine_models=engine_models(self._config),
+                flights=SharedFlights(RedisLeases(store)),
                 lease_ttl_s=self._config.lease_ttl_s,
                 prompt_bytes_per_token=prompt_bytes_per_token(self._config),
                 log_decisions=self._config.log_decisions,

@@ -12,12 +12,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
-from policies.batches import Batches
+from router.cache_store import CacheStore, CacheStoreDown
 from router.codec import as_hit, decode_reply, encode_reply
 from router.keys import cache_key, seal, unseal
 
@@ -39,8 +36,14 @@ class Cache(Protocol):
     @property
     def counts(self) -> CacheCounts: ...
 
-    async def get(self, key: str, tenant: str) -> bytes | None:
-        """The value, or None: unknown, expired, another tenant's, tampered with, or no store."""
+    async def get(
+        self, key: str, tenant: str, *, least_left_s: float = 0.0, counted: bool = True
+    ) -> bytes | None:
+        """The value, or None: unknown, expired, another tenant's, tampered with, or no store.
+
+        A value that expires within `least_left_s` is as good as expired: of a known time to live that bounds
+        the age, by the store's clock alone. Looks that are not `counted` leave hits and misses as they are.
+        """
         ...
 
     async def put(self, key: str, tenant: str, value: bytes, ttl_s: float) -> None:
@@ -77,14 +80,19 @@ class MemoryCache:
     def counts(self) -> CacheCounts:
         return self._counts
 
-    async def get(self, key: str, tenant: str) -> bytes | None:
+    async def get(
+        self, key: str, tenant: str, *, least_left_s: float = 0.0, counted: bool = True
+    ) -> bytes | None:
         data, expires_s = self._kept.get(key, (None, 0.0))
-        if data is not None and expires_s <= self._clock():
+        now_s = self._clock()
+        if data is not None and expires_s <= now_s:
             self._drop(key)
+            data = None
+        if data is not None and expires_s - now_s < least_left_s:
             data = None
         if data is not None:
             self._kept.move_to_end(key)
-        return _opened(self._secret, key, tenant, data, self._counts)
+        return _opened(self._secret, key, tenant, data, self._counts, counted)
 
     async def put(self, key: str, tenant: str, value: bytes, ttl_s: float) -> None:
         if ttl_s <= 0:
@@ -107,39 +115,38 @@ class MemoryCache:
 class RedisCache:
     """In Redis or Valkey, for all replicas; the server's own `maxmemory` and allkeys-lru bound the whole.
 
-    `max_bytes` bounds one value. After a failure the store is left alone for `rest_s`, so that a dead one
-    costs one timeout now and then and not one a request. `client` must return bytes
-    (`decode_responses=False`) and belong to the running event loop.
+    `max_bytes` bounds one value.
     """
 
     def __init__(
-        self,
-        client: Redis,
-        secret: bytes,
-        max_bytes: int = 1 << 20,
-        *,
-        timeout_s: float = 0.1,
-        rest_s: float = 1.0,
-        prefix: str = "acr:answer:",
-        clock: Callable[[], float] = time.monotonic,
+        self, store: CacheStore, secret: bytes, max_bytes: int = 1 << 20, *, prefix: str = "acr:answer:"
     ) -> None:
-        self._batches = Batches(client)
+        self._store = store
         self._secret = secret
         self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
-        self._rest_s = rest_s
         self._prefix = prefix
-        self._clock = clock
-        self._resting_until_s = 0.0
         self._counts = CacheCounts()
 
     @property
     def counts(self) -> CacheCounts:
         return self._counts
 
-    async def get(self, key: str, tenant: str) -> bytes | None:
-        data = await self._asked("GET", self._prefix + key)
-        return _opened(self._secret, key, tenant, data, self._counts)
+    async def get(
+        self, key: str, tenant: str, *, least_left_s: float = 0.0, counted: bool = True
+    ) -> bytes | None:
+        name = self._prefix + key
+        try:
+            if least_left_s > 0.0:
+                data, left_ms = await asyncio.gather(
+                    self._store.ask("GET", name), self._store.ask("PTTL", name)
+                )
+                data = data if left_ms >= least_left_s * 1000 else None
+            else:
+                data = await self._store.ask("GET", name)
+        except CacheStoreDown as down:
+            self._counts.store_errors += down.asked
+            data = None
+        return _opened(self._secret, key, tenant, data, self._counts, counted)
 
     async def put(self, key: str, tenant: str, value: bytes, ttl_s: float) -> None:
         if ttl_s <= 0:
@@ -147,21 +154,12 @@ class RedisCache:
         data = _closed(self._secret, key, tenant, value, self._max_bytes, self._counts)
         if data is None:
             return
-        ttl_ms = max(1, int(ttl_s * 1000))
-        if await self._asked("SET", self._prefix + key, data, "PX", ttl_ms) is not None:
-            self._counts.stored += 1
-
-    async def _asked(self, *command: str | bytes | int) -> Any:
-        """The store's reply, None also where it fails, is slow, or is resting after either."""
-        if self._clock() < self._resting_until_s:
-            return None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._batches.execute(*command)
-        except (RedisError, OSError, TimeoutError):
-            self._counts.store_errors += 1
-            self._resting_until_s = self._clock() + self._rest_s
-            return None
+            await self._store.ask("SET", self._prefix + key, data, "PX", max(1, int(ttl_s * 1000)))
+        except CacheStoreDown as down:
+            self._counts.store_errors += down.asked
+        else:
+            self._counts.stored += 1
 
 
 def _closed(
@@ -175,11 +173,13 @@ def _closed(
     return data
 
 
-def _opened(secret: bytes, key: str, tenant: str, data: object, counts: CacheCounts) -> bytes | None:
+def _opened(
+    secret: bytes, key: str, tenant: str, data: object, counts: CacheCounts, counted: bool
+) -> bytes | None:
     value = None
     if isinstance(data, bytes):
         value = unseal(secret, key, tenant, data)
         counts.refused += value is None
-    counts.hits += value is not None
-    counts.misses += value is None
+    counts.hits += counted and value is not None
+    counts.misses += counted and value is None
     return value

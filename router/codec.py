@@ -25,8 +25,14 @@ def decode_reply(data: bytes) -> Reply | None:
         return None
 
 
-def as_hit(reply: Reply, *, charged_tokens: int, budget_remaining: int | None = None) -> Reply:
-    """A stored reply as the answer to another request.
+def as_hit(
+    reply: Reply,
+    *,
+    charged_tokens: int,
+    budget_remaining: int | None = None,
+    similarity: float | None = None,
+) -> Reply:
+    """A stored reply as the answer to another request: the same one, or one of this `similarity`.
 
     Nothing was spent for this one: it costs `charged_tokens` (the policy's hit charge) and saved what the
     original cost. Whoever serves it still sets what is its own: id, created_s, limits, decision_id and
@@ -46,7 +52,8 @@ def as_hit(reply: Reply, *, charged_tokens: int, budget_remaining: int | None = 
         gpu_seconds=0.0,
         flops=0.0,
         cost_usd=0.0,
-        cache="hit",
+        cache="hit" if similarity is None else "semantic",
+        similarity=similarity,
         budget_remaining=budget_remaining,
     )
     return replace(reply, receipt=receipt)

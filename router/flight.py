@@ -25,9 +25,12 @@ class SingleFlight(Generic[T]):
         """Keys in flight."""
         return len(self._waiting)
 
-    def join(self, key: str) -> Seat[T]:
-        """`async with flights.join(key) as seat:` lead or share; see Seat."""
-        return Seat(self._waiting, key)
+    def join(self, key: str, waiting: Callable[[], None] | None = None) -> Seat[T]:
+        """`async with flights.join(key) as seat:` lead or share; see Seat.
+
+        `waiting` is called if there is somebody to wait for.
+        """
+        return Seat(self._waiting, key, waiting)
 
     async def run(self, key: str, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """The result of `work()`, and whether this call ran it. Raises what its own `work()` raises."""
@@ -46,11 +49,17 @@ class Seat(Generic[T]):
     may have before leaving; or `value` is what the leader landed.
     """
 
-    __slots__ = ("_key", "_landed", "_waiting", "leads")
+    __slots__ = ("_key", "_landed", "_tell", "_waiting", "leads")
 
-    def __init__(self, waiting: dict[str, deque[asyncio.Future[T | None]]], key: str) -> None:
+    def __init__(
+        self,
+        waiting: dict[str, deque[asyncio.Future[T | None]]],
+        key: str,
+        tell: Callable[[], None] | None = None,
+    ) -> None:
         self._waiting = waiting
         self._key = key
+        self._tell = tell
         self._landed: T | None = None
         self.leads = False
 
@@ -78,6 +87,8 @@ class Seat(Generic[T]):
             return self
         turn: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
+        if self._tell is not None:
+            self._tell()
         try:
             self._landed = await turn
         except asyncio.CancelledError:

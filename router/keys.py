@@ -13,7 +13,7 @@ from router.request import RouteRequest
 FORMAT = "1"
 
 # What does not change the answer. Whatever is added to RouteRequest counts unless it is named here.
-_NOT_IN_KEY = frozenset({"request_id", "trace_id", "progress", "cache_mode"})
+_NOT_IN_KEY = frozenset({"request_id", "trace_id", "progress", "cache_mode", "max_age_s"})
 _KEY_FIELDS = tuple(field.name for field in fields(RouteRequest) if field.name not in _NOT_IN_KEY)
 
 _MAC_BYTES = 32

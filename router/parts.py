@@ -12,6 +12,7 @@ from policies.limits import RateLimits
 from policies.schema import Policy
 from router.cache import Cache
 from router.shadow import Shadow
+from router.shared_flight import SharedFlights
 from router.tiers import TierClient
 
 
@@ -39,6 +40,7 @@ class Parts:
     cache: Cache | None
     cache_secret: bytes
     engine_models: str
+    flights: SharedFlights | None = None
     lease_ttl_s: float = 60.0
     prompt_bytes_per_token: float = 3.0
     log_decisions: bool = True

@@ -9,9 +9,9 @@ from typing import Any
 
 from policies.errors import StoreUnavailable
 from policies.schema import TenantPolicy
+from router.answers import Answers
 from router.background import Background
 from router.errors import AuthenticationFailed
-from router.flight import SingleFlight
 from router.outage import Outage
 from router.parts import Parts
 from router.request import Caller, Reply, ReplyEvent, ReplyStream, RouteRequest
@@ -25,12 +25,13 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._parts = self._trial_parts = parts
         self._ruling = Ruling(parts.policy, parts.keys)
-        self._flights: SingleFlight[Reply] = SingleFlight()
+        self._answers = Answers(parts)
         self._background = Background()
         self._outage = Outage(parts)
 
     async def aclose(self) -> None:
         await self._background.aclose()
+        await self._answers.aclose()
         await self._outage.aclose()
 
     def rule(self, ruling: Ruling) -> None:
@@ -107,7 +108,7 @@ class Pipeline:
 
     def _visit(self, caller: Caller, request: RouteRequest) -> Visit:
         parts, tenant = self._deciding(caller)
-        return Visit(parts, self._flights, self._background, self._outage, caller, tenant, request)
+        return Visit(parts, self._answers, self._background, self._outage, caller, tenant, request)
 
     def _deciding(self, caller: Caller) -> tuple[Parts, TenantPolicy]:
         """The parts with the policy that decides for this caller now, and its tenant there."""

@@ -12,6 +12,7 @@ from backends.verifiers.base import VerifySpec
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 CacheMode = Literal["default", "no-cache", "no-store"]
+CacheOutcome = Literal["hit", "semantic", "miss", "bypass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class RouteRequest:
     verify: VerifySpec | None = None
     progress: bool = False
     cache_mode: CacheMode = "default"
+    max_age_s: int | None = None
     trace_id: str | None = None
 
 
@@ -81,7 +83,7 @@ class Receipt:
     gpu_seconds: float
     flops: float
     cost_usd: float
-    cache: Literal["hit", "miss", "bypass"]
+    cache: CacheOutcome
     degraded: bool
     verified: bool | None
     reasons: tuple[str, ...]
@@ -92,6 +94,7 @@ class Receipt:
     budget_remaining: int | None
     answer: str | None = None
     hopeless: bool = False
+    similarity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,13 @@ from policies.plan import ArmEstimate, Ask, Plan
 from policies.planner import make_plan
 from policies.schema import Policy, TenantPolicy
 from router.admission import Admission
+from router.answers import Answers, Found, Question
 from router.background import Background
-from router.cache import as_hit, cache_key, decode_reply, encode_reply
+from router.codec import as_hit
 from router.decisions import log_decision
 from router.errors import AuthenticationFailed, ModelNotFound
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
-from router.flight import SingleFlight
 from router.lease import Lease
 from router.outage import Outage
 from router.parts import Parts
@@ -50,7 +50,7 @@ class Visit:
     def __init__(
         self,
         parts: Parts,
-        flights: SingleFlight[Reply],
+        answers: Answers,
         background: Background,
         outage: Outage,
         caller: Caller,
@@ -58,7 +58,7 @@ class Visit:
         request: RouteRequest,
     ) -> None:
         self._parts = parts
-        self._flights = flights
+        self._answers = answers
         self._background = background
         self._outage = outage
         self._detour = outage.detour(tenant)
@@ -128,28 +128,18 @@ class Visit:
         self.limits = await self._admission.enter(self._request, self._prompt_tokens())
 
     async def _from_cache_or_tiers(self, emit: Emit) -> Reply:
-        key = self._cache_key()
-        cache = self._parts.cache
-        if key is None or cache is None:
-            return await self._from_tiers(emit, "bypass")
-        if self._request.cache_mode == "default" and (stored := await cache.get(key, self._caller.tenant)):
-            reply = decode_reply(stored)
-            if reply is not None:
-                return await self._hit(reply, emit)
-        if self._request.cache_mode != "default":
-            reply = await self._from_tiers(emit, "bypass")
-            self._store(key, reply)
-            return reply
-        async with self._flights.join(key) as seat:
-            if not seat.leads:
-                return await self._hit(seat.value, emit)
-            reply = await self._from_tiers(emit, "miss")
-            if _storable(reply):
-                seat.land(reply)
-        self._store(key, reply)
-        return reply
+        seconds = self._tenant.deadline_s
+        question = Question(
+            tenant=self._tenant,
+            policy_version=self._parts.policy.version,
+            request=self._request,
+            deadline_s=min(self._request.deadline_s or seconds.default, seconds.cap),
+            waiting=self.started.set,
+        )
+        found = await self._answers.find(question, partial(self._from_tiers, emit))
+        return found.reply if found.fresh else await self._hit(found, emit)
 
-    async def _hit(self, stored: Reply, emit: Emit) -> Reply:
+    async def _hit(self, found: Found, emit: Emit) -> Reply:
         """An answer that is there already; it costs what the policy says."""
         charge = self._tenant.cache.hit_charge_tokens
         remaining = None
@@ -162,18 +152,23 @@ class Visit:
                     await lease.reserve(self._scopes(), Amount(charge))
             charge = self._charged_tokens = await lease.settle(Amount(charge))
             remaining = lease.remaining_tokens
-        reply = as_hit(stored, charged_tokens=charge, budget_remaining=remaining)
+        reply = as_hit(
+            found.reply, charged_tokens=charge, budget_remaining=remaining, similarity=found.similarity
+        )
         reply = replace(reply, receipt=replace(reply.receipt, overhead_ms=self._elapsed_ms()))
         self.started.set()
         if emit is not None:
             emit(TextDelta(reply.choices[0].text))
         return reply
 
-    async def _from_tiers(self, emit: Emit, cache: Literal["miss", "bypass"]) -> Reply:
+    async def _from_tiers(self, emit: Emit, cache: Literal["miss", "bypass"], waited_s: float = 0.0) -> Reply:
         prediction = await self._predict()
         self._shadow(prediction)
         lease = self._lease()
         plan = await reserved(lease, self._scopes(), partial(self._plan, prediction), self._detour)
+        if waited_s:
+            # The same plan, cut where the caller's deadline is: what it cuts is never kept for others.
+            plan = replace(plan, timeout_s=max(0.001, plan.timeout_s - waited_s))
         self.started.set()
         execution = Execution(
             self._parts.tiers, plan, self._request, lease, self._caller.tenant, prediction.confidence
@@ -272,30 +267,6 @@ class Visit:
     def _prompt_tokens(self) -> int:
         return estimated_prompt_tokens(self._request.messages, self._parts.prompt_bytes_per_token)
 
-    # -- cache
-
-    def _cache_key(self) -> str | None:
-        """The key if this request may be answered from the cache or stored in it."""
-        mode = self._tenant.cache.mode
-        wanted = mode == "all" or (mode == "deterministic" and self._request.temperature == 0)
-        if not wanted or self._request.cache_mode == "no-store":
-            return None
-        return cache_key(
-            self._parts.cache_secret,
-            tenant=self._caller.tenant,
-            policy_version=self._parts.policy.version,
-            ceiling=f"{self._tenant.max_effort}:{self._request.effort or self._tenant.default_effort}",
-            engine_models=self._parts.engine_models,
-            request=self._request,
-        )
-
-    def _store(self, key: str, reply: Reply) -> None:
-        if self._parts.cache is not None and _storable(reply):
-            ttl_s = float(self._tenant.cache.ttl_s)
-            self._background.spawn(
-                self._parts.cache.put(key, self._caller.tenant, encode_reply(reply), ttl_s)
-            )
-
     # -- the bill
 
     def _elapsed_ms(self) -> float:
@@ -344,12 +315,3 @@ class Visit:
         )
         choices = tuple(Choice(text, result.finish) for text in result.texts)
         return Reply(self.id, self.created_s, self._request.model, choices, receipt, self.limits)
-
-
-def _storable(reply: Reply) -> bool:
-    """Whole answers only: never a degraded or truncated one, and never one that the deadline cut."""
-    receipt = reply.receipt
-    whole = all(choice.finish_reason == "stop" for choice in reply.choices)
-    return (
-        whole and not receipt.degraded and receipt.stop_reason not in ("deadline", "budget", "engine_error")
-    )

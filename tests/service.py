@@ -110,7 +110,7 @@ class TestService:
                 ledger=self.ledger,
                 limits=self.limits,
                 tiers=parts.pop("tiers", None) or InProcessTiers(self.runners),
-                cache=MemoryCache(SECRET),
+                cache=parts.pop("cache", None) or MemoryCache(SECRET),
                 cache_secret=SECRET,
                 engine_models="fake",
                 **parts,

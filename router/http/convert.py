@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backends.engines.base import Message
+from router.http.cache_control import cache_control
 from router.http.headers import RequestHead
 from router.http.schemas import ChatMessage, ChatRequest, Compute
 from router.request import RouteRequest
@@ -11,8 +12,12 @@ _NO_COMPUTE = Compute()
 
 
 def route_request(chat: ChatRequest, head: RequestHead) -> RouteRequest:
-    """Rebuilt field by field: nothing of the body goes on that is not named here."""
+    """Rebuilt field by field: nothing of the body goes on that is not named here.
+
+    Raises InvalidRequest for a Cache-Control that cannot be understood.
+    """
     compute = chat.compute or _NO_COMPUTE
+    caching = cache_control(head.cache_control)
     stop = chat.stop
     return RouteRequest(
         request_id=head.request_id,
@@ -35,7 +40,8 @@ def route_request(chat: ChatRequest, head: RequestHead) -> RouteRequest:
         allow_degrade=compute.allow_degrade,
         verify=None if compute.verify is None else compute.verify.spec(),
         progress=compute.progress,
-        cache_mode=head.cache_mode,
+        cache_mode=caching.mode,
+        max_age_s=caching.max_age_s,
         trace_id=head.trace_id,
     )
 

@@ -61,6 +61,7 @@ COMPUTE: dict[str, Any] = {
     "flops": 2.2e11,
     "cost_usd": 0.0007,
     "cache": "miss",
+    "similarity": None,
     "degraded": False,
     "hopeless": False,
     "reasons": ["cheapest arm that meets 0.90"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from router.http.wire import RawHeaders
-from router.request import CacheMode, LimitState, Receipt
+from router.request import LimitState, Receipt
 
 SCHEMA_VERSION = "1"
 
@@ -30,13 +30,15 @@ _SSE: RawHeaders = [
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@~-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _NO_TRACE = b"0" * 32
+_ONCE = frozenset({b"authorization", b"idempotency-key"})
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
     """The headers that mean something here. Byte strings are as sent, None where absent.
 
-    `authorization` is empty where the header came more than once: nobody may guess which one counts.
+    `authorization` and `idempotency_key` are empty where the header came more than once: nobody may guess
+    which one counts. Several lines of cache-control are one list.
     """
 
     request_id: str
@@ -46,7 +48,7 @@ class RequestHead:
     content_length: bytes | None = None
     content_encoding: bytes | None = None
     idempotency_key: bytes | None = None
-    cache_mode: CacheMode = "default"
+    cache_control: bytes | None = None
     trace_id: str | None = None
 
 
@@ -56,8 +58,11 @@ def read_head(scope: Scope) -> RequestHead:
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         total += len(name) + len(value)
-        if name == b"authorization" and name in found:
-            value = b""
+        if name in found:
+            if name in _ONCE:
+                value = b""
+            elif name == b"cache-control":
+                value = found[name] + b"," + value
         found[name] = value
     get = found.get
     given = get(b"x-request-id")
@@ -70,22 +75,13 @@ def read_head(scope: Scope) -> RequestHead:
         get(b"content-length"),
         get(b"content-encoding"),
         get(b"idempotency-key"),
-        _cache_mode(get(b"cache-control")),
+        get(b"cache-control"),
         _trace_id(get(b"traceparent")),
     )
 
 
 def new_request_id() -> str:
     return "req_" + os.urandom(16).hex()
-
-
-def _cache_mode(value: bytes | None) -> CacheMode:
-    if value is None:
-        return "default"
-    directives = {part.strip() for part in value.lower().split(b",")}
-    if b"no-store" in directives:
-        return "no-store"
-    return "no-cache" if b"no-cache" in directives else "default"
 
 
 def _trace_id(value: bytes | None) -> str | None:

@@ -46,7 +46,8 @@ _REQUEST_HEADERS = {
     "Idempotency-Key": "The same key with the same body is run once; later ones get the same reply.",
     "x-request-id": "At most 128 of A-Z a-z 0-9 . _ : / + = @ ~ -; echoed, made up if absent or otherwise.",
     "traceparent": "W3C trace context; its trace id goes into the decision record.",
-    "Cache-Control": "`no-cache` answers afresh, `no-store` also keeps nothing.",
+    "Cache-Control": "`no-cache` answers afresh, `no-store` also keeps nothing, `max-age=N` takes no stored "
+    "answer that is older than N seconds.",
 }
 
 _REPLY_HEADERS = {
@@ -57,7 +58,7 @@ _REPLY_HEADERS = {
     "x-acr-samples": "Samples drawn to their end.",
     "x-acr-stop-reason": "Why it stopped drawing.",
     "x-acr-confidence": "Belief that the answer is right, where there is evidence for one.",
-    "x-acr-cache": "hit, miss or bypass.",
+    "x-acr-cache": "hit, semantic (the answer to a like question), miss or bypass.",
     "x-acr-degraded": "true where budget or load forced a smaller plan.",
     "x-acr-policy": "The policy version that decided.",
     "x-acr-decision-id": "The decision record.",

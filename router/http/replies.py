@@ -92,6 +92,7 @@ def compute(receipt: Receipt) -> dict[str, Any]:
         "flops": finite(receipt.flops),
         "cost_usd": finite(receipt.cost_usd),
         "cache": receipt.cache,
+        "similarity": finite(receipt.similarity),
         "degraded": receipt.degraded,
         "hopeless": receipt.hopeless,
         "reasons": receipt.reasons,

@@ -84,7 +84,10 @@ class ComputeReceipt(BaseModel):
     gpu_seconds: float | None
     flops: float | None
     cost_usd: float | None
-    cache: Literal["hit", "miss", "bypass"]
+    cache: Literal["hit", "semantic", "miss", "bypass"]
+    similarity: float | None = Field(
+        description="How like the question is whose answer this is (cosine); only where `cache` is semantic."
+    )
     degraded: bool = Field(description="Less was done than asked for, since budget or load forced it.")
     hopeless: bool = Field(
         description="The cheapest arm answered: none was predicted to meet the target or be worth its cost."

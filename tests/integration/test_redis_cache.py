@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from router.cache import RedisCache, decode_reply, encode_reply
+from router.cache_store import CacheStore
 from router.errors import IdempotencyInFlight, IdempotencyReused, StoreUnavailable
 from router.idempotency import RedisIdempotency
 from tests.fakes_http import REPLY
@@ -51,7 +52,7 @@ def prefix() -> str:
 
 @pytest.fixture
 def cache(client: Redis, prefix: str) -> RedisCache:
-    return RedisCache(client, SECRET, prefix=prefix, timeout_s=2.0)
+    return RedisCache(CacheStore(client, timeout_s=2.0), SECRET, prefix=prefix)
 
 
 async def test_a_reply_goes_and_comes_back(cache: RedisCache) -> None:
@@ -71,8 +72,8 @@ async def test_replicas_share_it_and_other_secrets_do_not(
     client: Redis, cache: RedisCache, prefix: str
 ) -> None:
     await cache.put("k", "a", b"v", 60)
-    assert await RedisCache(client, SECRET, prefix=prefix).get("k", "a") == b"v"
-    stranger = RedisCache(client, b"t" * 32, prefix=prefix)
+    assert await RedisCache(CacheStore(client), SECRET, prefix=prefix).get("k", "a") == b"v"
+    stranger = RedisCache(CacheStore(client), b"t" * 32, prefix=prefix)
     assert await stranger.get("k", "a") is None
     assert stranger.counts.refused == 1
 
@@ -115,7 +116,7 @@ async def test_another_type_under_the_key_is_a_miss(client: Redis, cache: RedisC
 
 
 async def test_large_values_are_not_stored(client: Redis, prefix: str) -> None:
-    cache = RedisCache(client, SECRET, 100, prefix=prefix)
+    cache = RedisCache(CacheStore(client), SECRET, 100, prefix=prefix)
     await cache.put("k", "a", b"v" * 100, 60)
     assert await client.exists(prefix + "k") == 0
     assert cache.counts.too_large == 1
@@ -124,7 +125,7 @@ async def test_large_values_are_not_stored(client: Redis, prefix: str) -> None:
 async def test_a_dead_store_is_a_miss_and_is_left_alone_for_a_while(prefix: str, tmp_path) -> None:
     clock = FakeClock()
     client = connect(f"unix://{tmp_path}/nobody.sock")
-    cache = RedisCache(client, SECRET, prefix=prefix, rest_s=1.0, clock=clock)
+    cache = RedisCache(CacheStore(client, rest_s=1.0, clock=clock), SECRET, prefix=prefix)
     assert await cache.get("k", "a") is None
     await cache.put("k", "a", b"v", 60)
     assert await cache.get("k", "a") is None
@@ -141,9 +142,9 @@ async def test_a_frozen_store_is_a_miss_and_no_answer_is_mixed_up_after_it(
     clock = FakeClock()
     # A client without any timeout of its own: the cache's must do.
     patient = connect(valkey_url, timeout_s=60)
-    cache = RedisCache(patient, SECRET, prefix=prefix, timeout_s=0.05, rest_s=1.0, clock=clock)
+    cache = RedisCache(CacheStore(patient, timeout_s=0.05, rest_s=1.0, clock=clock), SECRET, prefix=prefix)
     names = [f"k{i}" for i in range(8)]
-    generous = RedisCache(client, SECRET, prefix=prefix, timeout_s=5)
+    generous = RedisCache(CacheStore(client, timeout_s=5), SECRET, prefix=prefix)
     for name in names:
         await generous.put(name, "a", name.encode(), 60)
     await client.execute_command("CLIENT", "PAUSE", 300, "ALL")
@@ -153,7 +154,7 @@ async def test_a_frozen_store_is_a_miss_and_no_answer_is_mixed_up_after_it(
         await client.execute_command("CLIENT", "UNPAUSE")
     assert cache.counts.store_errors == 8
     # Had a cancelled command left its reply on a connection, the next one would read it.
-    late = RedisCache(patient, SECRET, prefix=prefix, timeout_s=5)
+    late = RedisCache(CacheStore(patient, timeout_s=5), SECRET, prefix=prefix)
     assert await asyncio.gather(*(late.get(name, "a") for name in names)) == [n.encode() for n in names]
     await patient.aclose()
 
@@ -163,7 +164,7 @@ async def test_a_cancelled_get_is_cancelled_and_not_a_miss(
     valkey_url: str, client: Redis, prefix: str, ticks: int
 ) -> None:
     patient = connect(valkey_url, timeout_s=60)
-    cache = RedisCache(patient, SECRET, prefix=prefix, timeout_s=30)
+    cache = RedisCache(CacheStore(patient, timeout_s=30), SECRET, prefix=prefix)
     await cache.get("warm", "a")
     await client.execute_command("CLIENT", "PAUSE", 100, "ALL")
     try:

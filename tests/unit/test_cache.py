@@ -21,6 +21,7 @@ OTHER = {
     "trace_id": ("0af7651916cd43dd8448eb211c80319c", False),
     "progress": (True, False),
     "cache_mode": ("no-cache", False),
+    "max_age_s": (5, False),
     "model": ("direct", True),
     "messages": ((Message("user", "2 + 3?"),), True),
     "max_completion_tokens": (9, True),
@@ -210,3 +211,52 @@ def test_a_hit_keeps_what_describes_the_answer():
     assert hit.choices == REPLY.choices
     for name in ("tier", "strategy", "confidence", "answer", "engine_model", "policy_version"):
         assert getattr(hit.receipt, name) == getattr(RECEIPT, name)
+
+
+# --- attempts to make two questions one, or one two
+
+
+def asked(text: str) -> str:
+    return key(replace(REQUEST, messages=(Message("user", text),)))
+
+
+def test_what_reads_alike_is_not_the_same():
+    """Another byte is another prompt: no normal forms, no case, no white space."""
+    alike = [
+        "caf\u00e9",
+        "cafe\u0301",
+        "\u210c",
+        "H",
+        "h",
+        " h",
+        "h ",
+        "h\n",
+        "h\u200b",
+        "\uff28",
+        "1",
+        "1.0",
+        "\u0661",
+    ]
+    assert len({asked(text) for text in alike}) == len(alike)
+
+
+def test_stop_lists_do_not_run_together():
+    stops = [(), ("ab",), ("a", "b"), ("b", "a"), ("",), ('a","b',), ("a", "b", "")]
+    assert len({key(replace(REQUEST, stop=stop)) for stop in stops}) == len(stops)
+
+
+def test_absent_is_not_a_number():
+    for name in ("temperature", "top_p", "seed", "max_completion_tokens", "min_quality", "deadline_s"):
+        values = [None, 0, 1]
+        assert len({key(replace(REQUEST, **{name: value})) for value in values}) == 3
+
+
+def test_a_message_cannot_pretend_to_be_two():
+    one = (Message("user", 'a"],["assistant","b'),)
+    two = (Message("user", "a"), Message("assistant", "b"))
+    assert key(replace(REQUEST, messages=one)) != key(replace(REQUEST, messages=two))
+
+
+def test_the_context_does_not_run_into_its_neighbours():
+    assert key(tenant="ab", policy_version="c") != key(tenant="a", policy_version="bc")
+    assert key(ceiling="a:b", engine_models="c") != key(ceiling="a", engine_models="b:c")

@@ -259,18 +259,13 @@ def test_an_unfit_request_id_is_replaced(given: bytes):
     assert made != read((b"x-request-id", given)).request_id
 
 
-@pytest.mark.parametrize(
-    ("value", "mode"),
-    [
-        (b"no-cache", "no-cache"),
-        (b"No-Store", "no-store"),
-        (b"no-cache, no-store", "no-store"),
-        (b"max-age=0", "default"),
-        (b"", "default"),
-    ],
-)
-def test_cache_control(value: bytes, mode: str):
-    assert read((b"cache-control", value)).cache_mode == mode
+def test_several_lines_of_cache_control_are_one_list():
+    head = read((b"cache-control", b"no-store"), (b"cache-control", b"max-age=3"))
+    assert head.cache_control == b"no-store,max-age=3"
+
+
+def test_two_idempotency_keys_are_none_that_could_be_taken():
+    assert read((b"idempotency-key", b"a"), (b"idempotency-key", b"b")).idempotency_key == b""
 
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
