@@ -10,6 +10,8 @@ from policies.schema import Policy
 
 PREFIX = "acr-"
 MAX_KEY_CHARS = 512
+LOCAL_KEY_ID = "local"
+"""The id of the keys that `acr serve` makes for its machine; no policy lists them."""
 
 
 def create_key() -> tuple[str, str]:

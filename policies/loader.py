@@ -39,6 +39,11 @@ def load_policy(path: Path | str) -> Policy:
 
     Raises PolicyFileError, which names file, line and field.
     """
+    return parse_policy(read_text(path), str(path))
+
+
+def read_text(path: Path | str) -> str:
+    """A policy file's text, bounded. Raises PolicyFileError; its cause is an OSError if there is no file."""
     source = str(path)
     try:
         with Path(path).open("rb") as file:
@@ -49,11 +54,10 @@ def load_policy(path: Path | str) -> Policy:
     if len(data) > MAX_BYTES:
         raise PolicyFileError(source, 1, "", f"it is over {MAX_BYTES // 1024} KiB; make it smaller")
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyFileError(source, line, "", "it is not UTF-8; save it as UTF-8") from None
-    return parse_policy(text, source)
 
 
 def parse_policy(text: str, source: str) -> Policy:

@@ -90,6 +90,10 @@ class Publisher:
         text = await self._versions.document(found)
         return Document(published_policy(text, found), text)
 
+    async def text(self, version: str) -> str:
+        """As it was pushed, whether this release can read it or not. Raises UnknownVersion."""
+        return await self._versions.document(await self._resolve(version))
+
     async def _resolve(self, version: str) -> str:
         known = await self._versions.known()
         if version in known:

@@ -13,12 +13,12 @@ from typing import Any
 from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
 from classifier.predictor import Prediction, Predictor
-from policies.keys import KeyRing
+from policies.keys import LOCAL_KEY_ID, KeyRing
 from policies.ledger import RedisLedger
 from policies.limits import RedisLimits
 from policies.loader import load_policy
+from policies.redis_versions import RedisVersions
 from policies.store import connect, guarded
-from policies.versions import RedisVersions
 from router.abilities import runnable
 from router.cache import RedisCache
 from router.cache_store import CacheStore
@@ -36,7 +36,6 @@ from router.tiers import TierClient
 
 log = logging.getLogger(__name__)
 
-LOCAL_KEY_ID = "local"
 CACHE_TIMEOUT_S = 0.1
 INLINE_CHARS = 4_096
 

@@ -1,4 +1,4 @@
-"""`acr policy`: look at a policy file before it is published."""
+"""`acr policy`: check, compare and publish policies, and see which one decides."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ from policies.amounts import in_words
 from policies.errors import PolicyFileError
 from policies.loader import load_policy
 from policies.schema import Policy, TenantPolicy
+from router.cli.policy_diff import diff_command
+from router.cli.policy_look import list_command, shadow_command, show_command, watch_command
+from router.cli.policy_publish import promote_command, push_command, rollback_command
+from router.cli.policy_store import refused
 
-app = typer.Typer(help="Check policy files.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Check policy files."""
+app = typer.Typer(help="Check, compare and publish policies.", no_args_is_help=True)
+app.command("diff")(diff_command)
+app.command("push")(push_command)
+app.command("list")(list_command)
+app.command("show")(show_command)
+app.command("rollback")(rollback_command)
+app.command("promote")(promote_command)
+app.command("shadow")(shadow_command)
+app.command("watch")(watch_command)
 
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="The policy file (YAML).", show_default=False)]) -> None:
-    """Say what a policy file means, or in one line why it is refused (exit 2)."""
+    """Say what a policy file means, or in one line why it is refused (exit 1)."""
     try:
         policy = load_policy(file)
     except PolicyFileError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+        refused(error)
     typer.echo(f"OK {file}: policy {policy.name}, version {policy.version}")
     console = Console()
     console.print(_tenants(policy))

@@ -13,8 +13,9 @@ from policies.loader import parse_policy
 from policies.memory_versions import MemoryVersions
 from policies.published import Canary, Entry, Published
 from policies.publishing import Document, Publisher
+from policies.redis_versions import RedisVersions
 from policies.store import connect
-from policies.versions import KEEP_VERSIONS, MAX_HISTORY, RedisVersions, Report, Tally, Versions
+from policies.versions import KEEP_VERSIONS, MAX_HISTORY, Report, Tally, Versions
 
 TEXT = """\
 version: 1

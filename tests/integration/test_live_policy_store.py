@@ -16,8 +16,8 @@ from backends.runner import TierRunner
 from policies.keys import hash_key
 from policies.loader import parse_policy
 from policies.publishing import Document, Publisher
+from policies.redis_versions import RedisVersions
 from policies.store import connect
-from policies.versions import RedisVersions
 from router.assembly import Assembly
 from router.config import AppConfig
 from router.profiles import fake_config

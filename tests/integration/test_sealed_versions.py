@@ -11,8 +11,9 @@ import pytest
 from policies.errors import NotSealed, StoreUnavailable
 from policies.published import Entry, Published
 from policies.publishing import Publisher
+from policies.redis_versions import RedisVersions
 from policies.store import connect
-from policies.versions import RedisVersions, Report, Tally
+from policies.versions import Report, Tally
 from tests.contract.test_versions_contract import A, B
 
 PREFIX = "test-{seal}-"

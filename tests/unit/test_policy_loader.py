@@ -202,7 +202,7 @@ def test_check_refuses_in_one_line_without_a_traceback(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(GOOD.replace("0.5", "5"))
     result = CliRunner().invoke(app, ["check", str(file)])
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     assert "policy.yaml:6: defaults.quality_target:" in result.stderr
