@@ -98,7 +98,7 @@ def stopping(path: Path, measured: Sequence[Savings]) -> str:
             marks.points(row[1], [s.difference for s in savings.rules], "accuracy against fixed")
             row[0].set_title(f"against fixed {savings.group.depth}: {savings.group.name}", fontsize=9)
 
-    return save(path, (9.6, 2.2 * len(measured) + 0.4), draw)
+    return save(path, (9.6, 2.8 * len(measured) + 0.4), draw)
 
 
 def order(path: Path, measured: Sequence[Orders]) -> str:

@@ -172,6 +172,26 @@ def test_spread_answers_miss_the_aim_and_the_words_say_so(tmp_path: Path) -> Non
     assert "is missed" in stopping.figure([savings], [], None).words[0]
 
 
+def test_bolder_thresholds_save_more_and_the_words_name_the_furthest(tmp_path: Path) -> None:
+    """Of 16 equal votes both stops take 4 at 0.95, 3 at 0.9 and 2 below: P is 0.969, 0.938 and 0.875."""
+    recording = read_recording(table(tmp_path / "t.jsonl", unanimous))
+    (savings,) = stopping.measure(recording, depth_groups(recording))
+    drawn = {c: savings.of(stopping.bolder(c)).samples.value for c in stopping.BOLDER}
+    assert drawn == {0.9: pytest.approx(16 / 3), 0.85: 8.0, 0.8: 8.0, 0.77: 8.0}
+    furthest = stopping.figure([savings], [], None).words[1]
+    assert "both, Beta at 0.85 draws the fewest at a difference whose interval includes 0 (8.00" in furthest
+    assert "of all (" not in furthest
+
+
+def test_where_boldness_costs_accuracy_both_the_free_and_the_boldest_are_named(tmp_path: Path) -> None:
+    recording = read_recording(table(tmp_path / "t.jsonl", coin(0.6)))
+    (savings,) = stopping.measure(recording, depth_groups(recording))
+    boldest = savings.of(stopping.bolder(0.77))
+    assert not boldest.difference.holds(0.0)
+    furthest = stopping.figure([savings], [], None).words[1]
+    assert "both, Beta at 0.77 draws the fewest of all" in furthest
+
+
 def test_voteless_replies_end_the_services_run_after_three(tmp_path: Path) -> None:
     recording = read_recording(table(tmp_path / "t.jsonl", lambda *_: [sample(None)] * 16))
     (savings,) = stopping.measure(recording, depth_groups(recording))

@@ -19,6 +19,7 @@ AIM = 3.0  # times fewer samples than fixed
 FEWEST_SAMPLES = 4
 BOTH = "Beta and lossless"
 SERVICE = "the service's"
+BOLDER = (0.9, 0.85, 0.8, 0.77)  # thresholds that an operator may set (`confidence`); 0.75 is one vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class Savings:
 
     def of(self, rule: str) -> Saving:
         return next(saving for saving in self.rules if saving.rule == rule)
+
+
+def bolder(confidence: float) -> str:
+    """The name of both stops at another threshold."""
+    return f"both, Beta at {confidence:g}"
 
 
 def measure(recording: Recording, groups: list[Group]) -> list[Savings]:
@@ -82,7 +88,28 @@ def figure(measured: list[Savings], by_family: list[Savings], plot: str | None) 
             for s in by_family
         ),
     )
-    return Figure("stopping", tuple(_words(savings) for savings in measured), (*grids, families), plot)
+    words = tuple(said for savings in measured for said in (_words(savings), _furthest(savings)))
+    return Figure("stopping", words, (*grids, families), plot)
+
+
+def _furthest(savings: Savings) -> str:
+    """The largest saving that these prompts cannot tell from a free one, and what the boldest rule loses."""
+    boldest = max(savings.rules, key=_fewer)
+    free = max((s for s in savings.rules if s.difference.holds(0.0)), key=_fewer, default=None)
+    said = []
+    if free is not None:
+        said.append(f"{free.rule} draws the fewest at a difference whose interval includes 0{_what(free)}")
+    if boldest is not free:
+        said.append(f"{boldest.rule} draws the fewest of all{_what(boldest)}")
+    return f"Against fixed {savings.group.depth} ({savings.group.name}), of all rules: {'; '.join(said)}."
+
+
+def _fewer(saving: Saving) -> float:
+    return saving.samples.value
+
+
+def _what(saving: Saving) -> str:
+    return f" ({saving.samples.text(2)} times fewer, {points(saving.difference)} points)"
 
 
 def _words(savings: Savings) -> str:
@@ -109,6 +136,7 @@ def _savings(draws: Draws, group: Group) -> Savings:
         "Beta alone": stops(counted, limit, CONFIDENCE, rule_limit=NEVER),
         "lossless alone": stops(counted, limit, IMPOSSIBLE),
         SERVICE: first_stop(both | voteless, limit),
+        **{bolder(c): stops(counted, limit, c) for c in BOLDER},
     }
     rows = tuple(_saving(name, draws, counted, counts, limit) for name, counts in rules.items())
     return Savings(group, rows)
