@@ -127,8 +127,6 @@ class Batches:
         Where this process stood still, replies that lie there count as in time: a timer alone would take the
         store for slow whenever the event loop was.
         """
-        if self._round_trip_s is None:
-            return await self._pipelined(commands)
         work = asyncio.create_task(self._pipelined(commands))
         try:
             await asyncio.wait({work}, timeout=self._round_trip_s)
@@ -136,6 +134,8 @@ class Batches:
                 if work.done():
                     return work.result()
                 await asyncio.sleep(0)
+        except UnicodeDecodeError as error:
+            raise InvalidResponse("a reply that is not text") from error
         finally:
             work.cancel()
         raise TimeoutError
@@ -152,8 +152,6 @@ class Batches:
                     replies.append(await connection.read_response())
                 except ResponseError as error:  # this command's own; the next reply follows
                     replies.append(error)
-                except ValueError as error:  # not even text
-                    raise InvalidResponse("a reply that cannot be read") from error
                 if command[0] in ("EVALSHA", "EVAL") and isinstance(replies[-1], str | bytes):
                     raise InvalidResponse("a reply that no script of ours gives")
         except BaseException:

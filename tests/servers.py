@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,12 +47,15 @@ class ValkeyServer:
             raise RuntimeError("the server is not running")
         return self._process.pid
 
-    def start(self) -> ValkeyServer:
-        """Another process may take the port between the look and the bind; then another port is tried."""
+    def start(self, *more_options: str) -> ValkeyServer:
+        """Another process may take the port between the look and the bind; then another port is tried.
+
+        `more_options` are for this start alone.
+        """
         fixed = self.port
         for _ in range(PORT_ATTEMPTS):
             self.port = fixed or _free_port()
-            if self._try():
+            if self._try(more_options):
                 return self
         log = self._folder / "valkey.log"
         raise RuntimeError(f"Valkey did not start: {log.read_text()[-2000:] if log.exists() else 'no log'}")
@@ -77,7 +80,7 @@ class ValkeyServer:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def _try(self) -> bool:
+    def _try(self, more_options: Sequence[str]) -> bool:
         command = [
             os.environ.get("ACR_TEST_SERVER") or str(get_binary_path()),
             "--port",
@@ -88,6 +91,7 @@ class ValkeyServer:
             "",
         ]
         command += ["--dir", str(self._folder), "--logfile", str(self._folder / "valkey.log"), *self._options]
+        command += more_options
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
         )

@@ -1,0 +1,1 @@
+"""Runs that break things on purpose and count afterwards: `make chaos`."""
