@@ -150,7 +150,7 @@ class Visit:
             except StoreUnavailable as error:
                 if self._detour.take(error, lease):
                     await lease.reserve(self._scopes(), Amount(charge))
-            charge = self._charged_tokens = await lease.settle(Amount(charge))
+            charge = self._charged_tokens = await self._settled(lease, Amount(charge))
             remaining = lease.remaining_tokens
         reply = as_hit(
             found.reply, charged_tokens=charge, budget_remaining=remaining, similarity=found.similarity
@@ -185,16 +185,18 @@ class Visit:
             raise
         except Exception:
             self._charged_tokens = owed.tokens
-            await lease.settle(owed.amount, exact=owed.exact)
+            await self._settled(lease, owed.amount, exact=owed.exact)
             raise
         self._charged_tokens = owed.tokens
         self._admission.leave(owed.tokens)  # now, so that it travels with the settlement
-        # The answer is there: what is owed for it is charged even if the caller leaves right now.
-        settling = self._background.spawn(lease.settle(owed.amount, exact=owed.exact))
-        charged = await asyncio.shield(settling)
+        charged = await self._settled(lease, owed.amount, exact=owed.exact)
         if self._tenant.on_store_error == "degrade":
             self._background.spawn(self._outage.ledger.look(self._tenant.account, self._scopes()))
         return self._bill(outcome, plan, prediction, lease, charged, cache, execution.tier_seconds)
+
+    async def _settled(self, lease: Lease, owed: Amount, *, exact: bool = True) -> int:
+        """The work is done: what is owed for it is charged even if the caller leaves right now."""
+        return await asyncio.shield(self._background.spawn(lease.settle(owed, exact=exact)))
 
     async def _predict(self) -> Prediction:
         messages = [{"role": m.role, "content": m.content} for m in self._request.messages]

@@ -19,11 +19,14 @@ from policies.loader import parse_policy
 from policies.schema import Policy
 from policies.store import connect, guarded
 from router.cache import RedisCache
+from router.cache_store import CacheStore
 from router.idempotency import RedisIdempotency
+from router.leases import RedisLeases
 from router.meter import LedgerMeter
 from router.parts import Parts
 from router.pipeline import Pipeline
 from router.request import Caller, RouteRequest
+from router.shared_flight import SharedFlights
 from router.tiers import InProcessTiers
 
 TIERS = ("direct", "consistency", "search")
@@ -106,6 +109,7 @@ class Replica:
             command_timeout_s=CACHE_TIMEOUT_S,
             decode_responses=False,
         )
+        store = CacheStore(self._answers, timeout_s=CACHE_TIMEOUT_S)
         self.breaker = self._commands.breaker
         self.ledger = RedisLedger(self._client, batches=self._commands)
         self.idempotency = RedisIdempotency(self._records, SECRET)
@@ -122,7 +126,8 @@ class Replica:
                 ledger=self.ledger,
                 limits=RedisLimits(self._client, batches=self._commands),
                 tiers=InProcessTiers(self._runners),
-                cache=RedisCache(self._answers, SECRET) if cache_url is not None else None,
+                cache=RedisCache(store, SECRET) if cache_url is not None else None,
+                flights=SharedFlights(RedisLeases(store)) if cache_url is not None else None,
                 cache_secret=SECRET,
                 engine_models="fake",
                 lease_ttl_s=lease_ttl_s,
