@@ -1,4 +1,4 @@
-"""One line of an outcome table, checked column by column."""
+"""One row of an outcome table, checked column by column."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ _LARGEST_FACT = 1e9  # tokens, or nats below nothing: beyond this something else
 
 
 class Row:
-    """Reads columns of one line; every failure is an InvalidRow that names line and column."""
+    """Reads columns of one row; every failure is an InvalidRow that names row and column."""
 
-    def __init__(self, number: int, line: str) -> None:
-        self._at = number
+    def __init__(self, number: int, row: Mapping[str, Any]) -> None:
+        self.at = number
+        self._row = row
+
+    @classmethod
+    def parse(cls, number: int, line: str) -> Row:
+        """From a line of JSON."""
         try:
-            row = json.loads(line, parse_constant=_refuse_constant)
+            # NaN is taken here and refused by its column
+            row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InvalidRow(f"is not JSON: {error}", number) from error
         if not isinstance(row, dict):
             raise InvalidRow("must be a JSON object", number)
-        self._row: dict[str, Any] = row
+        return cls(number, row)
 
     def fail(self, column: str, message: str) -> NoReturn:
-        raise InvalidRow(message, self._at, column)
+        raise InvalidRow(message, self.at, column)
 
     def text(self, column: str, default: str | None = None) -> str:
         value = self._row.get(column, default)
@@ -53,7 +59,10 @@ class Row:
         return number
 
     def messages(self) -> tuple[Mapping[str, str], ...]:
+        """The conversation; a table with a text column `prompt` in its place has one user's turn a row."""
         value = self._row.get("messages")
+        if value is None and isinstance(self._row.get("prompt"), str):
+            return ({"role": "user", "content": self._row["prompt"]},)
         if not isinstance(value, list) or not value:
             self.fail("messages", "must be a non-empty list of {role, content}")
         turns = []
@@ -68,7 +77,9 @@ class Row:
 
     def samples(self) -> int:
         """How many samples the row tells of."""
-        samples = self._row.get("samples", [])
+        samples = self._row.get("samples")
+        if samples is None:
+            return 0
         if not isinstance(samples, list):
             self.fail("samples", "must be a list")
         return len(samples)
@@ -94,7 +105,3 @@ class Row:
         if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST_FACT:
             self.fail("samples", f"{name} must be a number or null")
         return float(value)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +17,9 @@ from classifier.errors import (
     EmptyTable,
     MissingArms,
     OneClassOnly,
-    TableError,
     TooFewItems,
 )
+from classifier.files import json_rows, read_rows
 from classifier.rows import Row
 
 MIN_ITEMS = 40
@@ -110,37 +108,39 @@ class OutcomeTable:
                 )
 
 
-def read_table(path: str | Path) -> OutcomeTable:
-    """Read a table in JSON lines (`.gz` too). Raises TableError or a subclass, naming row and column."""
-    try:
-        data = Path(path).read_bytes()
-        text = (gzip.decompress(data) if str(path).endswith(".gz") else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise TableError(f"{path} cannot be read as JSON lines in UTF-8: {error}") from error
-    # not splitlines: U+2028 and its kin may stand unescaped inside a JSON string
-    return parse_table(text.split("\n"), sha256=hashlib.sha256(data).hexdigest())
+def read_table(path: str | Path, arms: Sequence[str] | None = None) -> OutcomeTable:
+    """Read a table in JSON lines (gzipped too) or Parquet; what a file is, its first bytes tell.
+
+    `arms` keeps the rows of these arms alone. Raises TableError or a subclass, naming row and column.
+    """
+    return build_table(*read_rows(path), arms=arms)
 
 
 def parse_table(lines: Iterable[str], sha256: str = "") -> OutcomeTable:
-    """Parse lines of a table; blank lines are skipped, unknown columns ignored. Raises as `read_table`."""
+    """Parse lines of JSON; blank lines are skipped, unknown columns ignored. Raises as `read_table`."""
+    return build_table(json_rows(lines), sha256)
+
+
+def build_table(rows: Iterable[Row], sha256: str = "", arms: Sequence[str] | None = None) -> OutcomeTable:
+    """From rows in any order. Raises as `read_table`."""
     items: dict[str, Item] = {}
     cells: dict[tuple[str, str], tuple[float, float]] = {}
     lone: dict[tuple[str, str], tuple[float, ...]] = {}
     voting: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for row in rows:
+        arm = row.text("arm")
+        if arms is not None and arm not in arms:
             continue
-        row = Row(number, line)
         item = Item(row.text("prompt_id"), row.messages(), row.text("family", "all"))
         known = items.setdefault(item.prompt_id, item)
         if known.messages != item.messages:
             row.fail("messages", f"prompt {item.prompt_id!r} had other messages in an earlier row")
         if known.family != item.family:
             row.fail("family", f"prompt {item.prompt_id!r} had family {known.family!r} in an earlier row")
-        key = (item.prompt_id, row.text("arm"))
+        key = (item.prompt_id, arm)
         if key in cells:
             raise DuplicateRow(
-                f"prompt {key[0]!r} with arm {key[1]!r} appears twice; keep one", number, "arm"
+                f"prompt {key[0]!r} with arm {key[1]!r} appears twice; keep one", row.at, "arm"
             )
         row.number("prompt_tokens", maximum=math.inf, default=0.0)
         if (drawn := row.samples()) == 1:
@@ -148,21 +148,23 @@ def parse_table(lines: Iterable[str], sha256: str = "") -> OutcomeTable:
         elif drawn:
             voting.add(key[1])
         cells[key] = (row.number("score", maximum=1.0), row.number("completion_tokens", maximum=math.inf))
-    if not cells:
+    if not cells and arms is None:
         raise EmptyTable("the table has no rows; record prompts first")
-    arms = tuple(sorted({arm for _, arm in cells}))
-    scores = np.full((len(items), len(arms)), np.nan)
-    tokens = np.full((len(items), len(arms)), np.nan)
+    found = tuple(sorted({arm for _, arm in cells}))
+    if absent := [arm for arm in arms or () if arm not in found]:
+        raise MissingArms(f"the table has no rows of {', '.join(map(repr, absent))}; name arms that it has")
+    scores = np.full((len(items), len(found)), np.nan)
+    tokens = np.full((len(items), len(found)), np.nan)
     row_of = {prompt_id: i for i, prompt_id in enumerate(items)}
-    column_of = {arm: i for i, arm in enumerate(arms)}
+    column_of = {arm: i for i, arm in enumerate(found)}
     for (prompt_id, arm), (score, count) in cells.items():
         scores[row_of[prompt_id], column_of[arm]] = score
         tokens[row_of[prompt_id], column_of[arm]] = count
-    facts = np.full((len(items), len(arms), FACTS), np.nan)
+    facts = np.full((len(items), len(found), FACTS), np.nan)
     for (prompt_id, arm), told in lone.items():
         if arm not in voting:
             facts[row_of[prompt_id], column_of[arm]] = told
-    return OutcomeTable(tuple(items.values()), arms, scores, tokens, _with_cuts(facts), sha256)
+    return OutcomeTable(tuple(items.values()), found, scores, tokens, _with_cuts(facts), sha256)
 
 
 def _with_cuts(facts: NDArray[np.float64]) -> NDArray[np.float64]:

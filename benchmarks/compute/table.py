@@ -94,7 +94,7 @@ def read_recording(*paths: str | Path) -> Recording:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        row = Row(number, line)
+        row = Row.parse(number, line)
         at, arm = row_of[row.text("prompt_id")], row.text("arm")
         prompt = row.number("prompt_tokens", maximum=math.inf, default=0.0)
         told = json.loads(line)
