@@ -66,6 +66,7 @@ class TierRunner:
         self._shape = shape
         self._meter = meter
         self._running: set[asyncio.Task[TierResult]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
         self._equivalence = Equivalence()
 
     async def start(self) -> None:
@@ -78,6 +79,7 @@ class TierRunner:
         for work in self._running:
             work.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._telling, return_exceptions=True)
         if self._meter is not None:
             await self._meter.aclose()
         await self._equivalence.aclose()
@@ -133,11 +135,14 @@ class TierRunner:
         )
         beat = asyncio.create_task(self._checkpoints(run)) if self._meter and task.lease_id else None
         try:
-            return self._result(run, await strategy(run))
+            result = self._result(run, await strategy(run))
+            self._tell(run)
+            return result
         except asyncio.CancelledError:
             await self._abandon(run)
             raise
         except BackendError as error:
+            self._tell(run)
             error.spend = run.spend
             raise
         finally:
@@ -185,6 +190,23 @@ class TierRunner:
                 await meter.checkpoint(task.tenant, task.lease_id, task.spent_before_tokens + run.spend.total)
             except Exception:  # the run must not die of its bookkeeping; settlement has the final number
                 log.warning("checkpoint of lease %s failed", task.lease_id, exc_info=True)
+
+    def _tell(self, run: Run) -> None:
+        """Checkpoint the end of a run; nobody waits for it.
+
+        Its caller may leave before it hears of the end. Then it is this that is charged.
+        """
+        meter, task = self._meter, run.task
+        if meter is not None and task.lease_id:
+            used_tokens = task.spent_before_tokens + run.spend.total
+            telling = asyncio.create_task(meter.checkpoint(task.tenant, task.lease_id, used_tokens))
+            self._telling.add(telling)
+            telling.add_done_callback(self._told)
+
+    def _told(self, telling: asyncio.Task[None]) -> None:
+        self._telling.discard(telling)
+        if not telling.cancelled() and (error := telling.exception()) is not None:
+            log.warning("the end of a run was not told: %s", error)
 
     async def _abandon(self, run: Run) -> None:
         meter, task = self._meter, run.task

@@ -52,7 +52,8 @@ class Assembly:
         self._handle = classifier
         self._secret = cache_secret()
         self._budgets, self._commands = guarded(redis_url(config))
-        self._records = connect(redis_url(config), decode_responses=False)
+        self._records = connect(redis_url(config), command_timeout_s=0.5, decode_responses=False)
+        self._idempotency = RedisIdempotency(self._records, self._secret, breaker=self._commands.breaker)
         self._answers = connect(
             cache_redis_url(config),
             connect_timeout_s=CACHE_TIMEOUT_S,
@@ -94,13 +95,13 @@ class Assembly:
 
     def app(self) -> Any:
         """The ASGI application; `start` comes first."""
-        idempotency = RedisIdempotency(self._records, self._secret)
-        return create_app(self._pipeline, settings=self._config.http, idempotency=idempotency)
+        return create_app(self._pipeline, settings=self._config.http, idempotency=self._idempotency)
 
     async def aclose(self) -> None:
         if self._live is not None:
             await self._live.aclose()
         await self._pipeline.aclose()
+        await self._idempotency.aclose()
         await self._commands.aclose()
         for client in (self._budgets, self._records, self._answers):
             await client.aclose()

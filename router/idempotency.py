@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from policies import errors as policy
+from policies.breaker import Breaker
+from policies.later import Later
+from policies.store import answer
 from router.cancellation import heeding_cancellation
 from router.errors import IdempotencyInFlight, IdempotencyReused, StoreUnavailable
 from router.keys import seal, unseal
@@ -18,6 +24,9 @@ from router.keys import seal, unseal
 # Longer than any deadline that a request may have: a crashed replica frees its keys after this.
 IN_FLIGHT_S = 660.0
 KEPT_S = 3600.0
+
+WHAT = "the idempotency keys"
+UNMARK = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
 class IdempotencyStore(Protocol):
@@ -75,26 +84,44 @@ class MemoryIdempotency:
 
 
 class RedisIdempotency:
-    """For all replicas, in Redis or Valkey. `client` is a redis.asyncio client with short timeouts.
+    """For all replicas, in Redis or Valkey. `client` is a redis.asyncio client with short timeouts, `breaker`
+    that of its store: while it is open, nothing is sent.
 
     Values are sealed like cached answers, so that whoever can write to the store cannot put words into
     this service's mouth. A store that does not answer means StoreUnavailable: whoever sends a key asks
     for "at most once", and without the store nobody can promise it.
     """
 
-    def __init__(self, client: Any, secret: bytes, prefix: str = "acr:idempotency:") -> None:
+    def __init__(
+        self,
+        client: Any,
+        secret: bytes,
+        prefix: str = "acr:idempotency:",
+        breaker: Breaker | None = None,
+    ) -> None:
         self._client = client
+        self._breaker = breaker
+        self._later = Later()
         self._secret = secret
         self._prefix = prefix
 
     async def begin(self, tenant: str, key: str, fingerprint: str) -> bytes | None:
         name = self._name(tenant, key)
-        mark = self._record(name, tenant, fingerprint, None)
+        mark = self._record(name, tenant, f"{fingerprint} {secrets.token_hex(8)}", None)
         try:
+            if self._breaker is not None:
+                self._breaker.check()
             # SET NX GET: one step decides who is first and tells everyone else what is there.
             command = self._client.set(name, mark, nx=True, get=True, px=int(IN_FLIGHT_S * 1000))
             there = await heeding_cancellation(command)
+        except asyncio.CancelledError:
+            self._unmark_later(name, mark)
+            raise
         except Exception as error:
+            # Whether the mark was set is unknown. It would refuse the caller's own next attempt.
+            self._unmark_later(name, mark)
+            if self._breaker is not None:
+                self._breaker.failed(error)
             message = "The idempotency store does not answer; send the request again later."
             raise StoreUnavailable(message, retry_after_s=1.0) from error
         if there is None:
@@ -102,20 +129,37 @@ class RedisIdempotency:
         plain = unseal(self._secret, name, tenant, there)
         if plain is None:
             raise IdempotencyReused("Use another Idempotency-Key: the record of this one cannot be read.")
-        kept, _, reply = plain.partition(b"\n")
+        head, _, reply = plain.partition(b"\n")
+        kept = head.partition(b" ")[0]
         return _told(kept.decode("ascii"), reply or None, fingerprint)
 
     async def finish(self, tenant: str, key: str, fingerprint: str, reply: bytes | None) -> None:
         name = self._name(tenant, key)
-        try:
+
+        async def tell() -> None:
             if reply is None:
-                await self._client.delete(name)
+                await answer(self._client.delete(name), WHAT)
             else:
                 record = self._record(name, tenant, fingerprint, reply)
-                await self._client.set(name, record, px=int(KEPT_S * 1000))
-        except Exception:
-            # The mark stays until it expires, so the key is refused meanwhile rather than run twice.
-            return
+                await answer(self._client.set(name, record, px=int(KEPT_S * 1000)), WHAT)
+
+        try:
+            await tell()
+        except policy.StoreUnavailable:
+            # The mark stays meanwhile, so the key is refused rather than run twice.
+            self._later.put("the end of an idempotent request", tell)
+
+    async def aclose(self) -> None:
+        """Wait a while for what the store could not be told."""
+        await self._later.aclose()
+
+    def _unmark_later(self, name: str, mark: bytes) -> None:
+        """Take a mark back if it was set, and only our own."""
+
+        async def unmark() -> None:
+            await answer(self._client.eval(UNMARK, 1, name, mark), WHAT)
+
+        self._later.put("an idempotency mark", unmark)
 
     def _record(self, name: str, tenant: str, fingerprint: str, reply: bytes | None) -> bytes:
         return seal(self._secret, name, tenant, fingerprint.encode("ascii") + b"\n" + (reply or b""))

@@ -43,7 +43,7 @@ arms:
 defaults:
   budgets: {{minute: null, day: {budget}, month: null}}
   limits: {{concurrency: {concurrency}}}
-  cache: {{mode: "{cache}"}}
+  cache: {{mode: "{cache}", hit_charge_tokens: {hit_charge_tokens}}}
   default_effort: high
 tenants:
   {name}-deny: {{on_store_error: deny}}
@@ -52,10 +52,16 @@ tenants:
 """
 
 
-def policy(name: str, budget: int = 2**40, concurrency: int = 1000, cache: str = "off") -> Policy:
+def policy(
+    name: str,
+    budget: int = 2**40,
+    concurrency: int = 1000,
+    cache: str = "off",
+    hit_charge_tokens: int = 0,
+) -> Policy:
     """Three tenants, `NAME-deny`, `NAME-degrade` and `NAME-allow`, with a daily budget in tokens."""
-    text = POLICY.format(name=name, budget=budget, concurrency=concurrency, cache=cache)
-    return parse_policy(text, "chaos")
+    values = {"budget": budget, "concurrency": concurrency, "cache": cache}
+    return parse_policy(POLICY.format(name=name, hit_charge_tokens=hit_charge_tokens, **values), "chaos")
 
 
 def new_name() -> str:
@@ -112,7 +118,7 @@ class Replica:
         store = CacheStore(self._answers, timeout_s=CACHE_TIMEOUT_S)
         self.breaker = self._commands.breaker
         self.ledger = RedisLedger(self._client, batches=self._commands)
-        self.idempotency = RedisIdempotency(self._records, SECRET)
+        self.idempotency = RedisIdempotency(self._records, SECRET, breaker=self.breaker)
         self._meter = LedgerMeter(self.ledger, lease_ttl_s)
         self._runners = {
             name: TierRunner(self.engine, tier=name, hardware=CPU, shape=SMOLLM2_135M, meter=self._meter)
@@ -146,6 +152,7 @@ class Replica:
         await self.pipeline.aclose()
         for runner in self._runners.values():
             await runner.aclose()
+        await self.idempotency.aclose()
         await self._commands.aclose()
         for client in (self._client, self._records, self._answers):
             await client.aclose()

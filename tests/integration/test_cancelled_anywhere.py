@@ -1,0 +1,145 @@
+"""A request cancelled at any of its suspension points: held 0, charged what was generated, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+import pytest
+
+import router.lease
+from backends.engines.fake import FakeConfig, FakeEngine
+from backends.verifiers.base import VerifySpec
+from benchmarks.chaos.replica import Replica, ask, caller, new_name, policy, settled
+from policies.schema import Policy
+from policies.store import connect
+from router.errors import IdempotencyInFlight
+from router.http.once import OnceService, ticket
+from router.request import RouteRequest
+from tests.cancelling import cancelled_at
+
+MOST = 200
+LADDER = {"direct/direct": 0.85, "consistency/sc4": 0.99}
+VOTE = {"direct/direct": 0.1, "consistency/sc4": 0.9}
+
+
+def speaker() -> FakeEngine:
+    """Three tokens a reply, each a suspension; the first answer of all fails a check for at most 10."""
+    return FakeEngine(
+        FakeConfig(token_delay_s=0.001),
+        script=lambda g, _: "The answer: 99" if g.sampling.temperature == 0 else "The answer: 7",
+    )
+
+
+async def direct(replica: Replica, tenant: str, number: int) -> None:
+    await replica.pipeline.complete(caller(tenant), ask(f"What is {number}?"))
+
+
+async def escalation(replica: Replica, tenant: str, number: int) -> None:
+    request = ask(f"What is {number}?", verify=VerifySpec("number", maximum=10))
+    await replica.pipeline.complete(caller(tenant), request)
+
+
+async def hit(replica: Replica, tenant: str, number: int) -> None:
+    await replica.pipeline.complete(caller(tenant), ask("What is 0?", temperature=0.0))
+
+
+async def miss(replica: Replica, tenant: str, number: int) -> None:
+    await replica.pipeline.complete(caller(tenant), ask(f"What is {number}?", temperature=0.0))
+
+
+async def stream(replica: Replica, tenant: str, number: int) -> None:
+    events = (await replica.pipeline.stream(caller(tenant), ask(f"What is {number}?"))).events
+    async with aclosing(events):  # type: ignore[type-var]
+        async for _ in events:
+            pass
+
+
+def once(replica: Replica, request: RouteRequest, number: int, tenant: str) -> OnceService:
+    use = ticket(caller(tenant), b"key-%d" % number, repr(request).encode())
+    return OnceService(replica.pipeline, replica.idempotency, use)
+
+
+async def idempotent(replica: Replica, tenant: str, number: int) -> None:
+    request = ask(f"What is {number}?")
+    await once(replica, request, number, tenant).complete(caller(tenant), request)
+
+
+Kind = Callable[[Replica, str, int], Awaitable[None]]
+CASES: dict[str, tuple[Kind, dict[str, float], str]] = {
+    "direct": (direct, LADDER, "Visit.reply"),
+    "consistency": (direct, VOTE, "Visit.reply"),
+    "escalation": (escalation, LADDER, "Visit.reply"),
+    "cache hit": (hit, LADDER, "Visit.reply"),
+    "cache miss": (miss, LADDER, "Visit.reply"),
+    "stream": (stream, LADDER, "Visit.reply"),
+    "idempotent": (idempotent, LADDER, "idempotent"),
+    "tier": (direct, VOTE, "TierRunner._execute"),
+}
+
+
+@pytest.mark.parametrize("leave", [False, True], ids=["cancelled", "left"])
+@pytest.mark.parametrize("case", CASES)
+async def test_cancelled_anywhere(
+    valkey_url: str, case: str, leave: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router.lease, "ABANDONED_AFTER_S", 0.2)
+    kind, p, name = CASES[case]
+    rules = policy(new_name(), cache="deterministic", hit_charge_tokens=5)
+    tenant = next(name for name in rules.tenants if name.endswith("deny"))
+    before = asyncio.all_tasks()
+    async with Replica(valkey_url, rules, engine=speaker(), p=p, cache_url=valkey_url) as replica:
+        hits = 0
+        if kind is hit:
+            await hit(replica, tenant, 0)
+        for k in range(1, MOST):
+            struck = await cancelled_at(k, name, lambda: kind(replica, tenant, k), leave=leave)  # noqa: B023
+            used = await settled(valkey_url, rules, tenant)
+            generated = replica.generated()
+            if kind is hit:  # one that was charged may have been cancelled after it
+                assert 0 <= used - generated - hits <= 5, k
+                hits = used - generated
+            else:
+                assert used == generated, k
+            assert replica.engine.active == 0, k
+            if not struck:
+                break
+        else:
+            pytest.fail(f"it has more than {MOST} suspension points")
+        assert k > 3
+        await free_slots(valkey_url, tenant)
+        if kind is idempotent:  # a key of which the request was cancelled is free again
+            for number in range(1, k + 1):
+                await again(replica, tenant, number)
+        await no_others(before)
+
+
+async def again(replica: Replica, tenant: str, number: int) -> None:
+    """As a client would that was refused."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await idempotent(replica, tenant, number)
+            except IdempotencyInFlight:
+                await asyncio.sleep(0.02)
+
+
+async def free_slots(url: str, tenant: str) -> None:
+    client = connect(url, command_timeout_s=10.0)
+    async with asyncio.timeout(10):
+        while await client.zcard(f"acr:{{{tenant}}}:limit:tenant:slots"):
+            await asyncio.sleep(0.02)
+    await client.aclose()
+
+
+async def no_others(before: set[asyncio.Task[object]]) -> None:
+    async with asyncio.timeout(10):
+        while asyncio.all_tasks() - before:
+            await asyncio.sleep(0.02)
+
+
+def test_the_policy_counts_slots() -> None:
+    """Else `free_slots` would look at nothing."""
+    found: Policy = policy("x")
+    assert found.tenants["x-deny"].limits.concurrency
