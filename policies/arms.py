@@ -32,7 +32,8 @@ class Size:
 class Candidate:
     """An arm drawing `samples` samples (or choices). `estimate` is for that many; None: not predicted.
 
-    `single` is the best that is predicted for one sample: the highest p, the longest reply.
+    `single` is the best that is predicted for one sample: the highest p, the longest reply. `price` is how
+    many times its cost counts, above 1 where its tier has a queue.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Candidate:
     samples: int
     estimate: ArmEstimate | None = None
     single: ArmEstimate | None = None
+    price: float = 1.0
 
     @property
     def p(self) -> float:
@@ -100,7 +102,11 @@ class Candidate:
 
     def value(self, cost_weight: float, size: Size) -> float:
         """p - lambda * cost (arXiv 2604.14853), the cost in thousands of charged tokens."""
-        return self.p - cost_weight * self.charged_tokens(size) / 1000.0
+        return self.p - cost_weight * self.weighed_tokens(size) / 1000.0
+
+    def weighed_tokens(self, size: Size) -> float:
+        """What the arm costs when arms are compared."""
+        return self.charged_tokens(size) * self.price
 
     def charged_tokens(self, size: Size) -> float:
         """What is expected to be charged; without a prediction the hard bound tells arms apart."""
@@ -112,6 +118,14 @@ class Candidate:
             return self.work(size).most()
         reply = self.single.tokens if self.single else None
         return self.work(size).expected(self.estimate.tokens, None if self.one_sample else reply)
+
+    def reply_tokens(self, size: Size) -> float:
+        """Of one reply, as predicted; the fewest that one is made for, where nothing is."""
+        known = self.estimate if self.one_sample or self.single is None else self.single
+        tokens = float(size.floor_tokens) if known is None else known.tokens
+        if known is self.estimate and known is not None:
+            tokens /= self.samples
+        return min(tokens, float(size.max_tokens))
 
     def prompt_tokens(self, size: Size) -> int:
         return size.prompt_tokens + (THINK_PROMPT_TOKENS if self.spec.think else 0)

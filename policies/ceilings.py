@@ -14,7 +14,10 @@ from policies.schema import EFFORTS, MAX_TOKENS, EffortRule, Policy, TenantPolic
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """The bounds of a plan. `total_name` says where `total_tokens` comes from, for messages."""
+    """The bounds of a plan. `total_name` says where `total_tokens` comes from, for messages.
+
+    `soft_target`: cost may speak against the arm that meets the target, where spending is ahead of schedule.
+    """
 
     tiers: tuple[str, ...]
     max_samples: int
@@ -26,6 +29,7 @@ class Ceilings:
     target: float
     may_degrade: bool
     reasons: tuple[str, ...]
+    soft_target: bool = False
 
 
 def ceilings(ask: Ask, tenant: TenantPolicy, policy: Policy) -> Ceilings:

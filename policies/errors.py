@@ -10,6 +10,7 @@ PolicyError
 │   ├── TierForbidden         it exists, and the tenant may not use it
 │   ├── CeilingExceeded       a parameter asks for more than the tenant's cap
 │   ├── BudgetExhausted       the budget left in a window is too small; it fits again at the window's edge
+│   ├── TierShareSpent        the only tiers that may answer have spent their share of a window
 │   ├── RequestTooLarge       it would not fit an empty window either: asking again cannot help
 │   └── NoArm                 nothing allowed and available answers to what was asked
 ├── LedgerError               the ledger refused or could not answer
@@ -127,6 +128,23 @@ class BudgetExhausted(PlanRefused):
         return (
             f"the request needs up to {self.needed_tokens} tokens and the budget has "
             f"{self.remaining_tokens} left; wait for the next window or ask for less"
+        )
+
+
+class TierShareSpent(PlanRefused):
+    """The tier has spent its share of the window's spend; `retry_after_s` runs to the window's edge."""
+
+    def __init__(self, tier: str, window: str, share: float, retry_after_s: float) -> None:
+        super().__init__(tier, window, share, retry_after_s)
+        self.tier = tier
+        self.window = window
+        self.share = share
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return (
+            f"the tier {self.tier} has spent its share of the {self.window} ({self.share:.0%}); "
+            f"ask for auto, or again in {self.retry_after_s:.0f} s"
         )
 
 

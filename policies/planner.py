@@ -1,4 +1,4 @@
-"""Prediction + policy + budget + load -> plan. Pure: no clock, no store, no randomness.
+"""Prediction + policy + budget + conditions -> plan. Pure: no clock, no store, no randomness.
 
 The start is the cheapest arm predicted to meet the quality target; if none is, the one with the best
 p - cost_weight * tokens / 1000 (arXiv 2604.14853). Tokens are those that will be charged: the prompts of all
@@ -15,6 +15,7 @@ from policies.arm_spec import ONE_SAMPLE, TIERS
 from policies.arms import Candidate, Size
 from policies.candidates import able
 from policies.ceilings import Ceilings, ceilings, refuse_low_budget
+from policies.conditions import CALM, Conditions, in_time, priced, seconds, within_shares
 from policies.errors import NoArm
 from policies.plan import ArmEstimate, Ask, Plan, Step, Verdict
 from policies.schema import MAX_TOKENS, Policy, TenantPolicy
@@ -31,23 +32,31 @@ def make_plan(
     remaining_tokens: int | None,
     available_tiers: frozenset[str],
     retry_after_s: float | None = None,
+    now: Conditions = CALM,
 ) -> Plan:
     """Where to start, what may follow, and within which bounds.
 
     `estimates` maps arm names to predictions; arms without one are used only where no arm has one.
     `remaining_tokens` is the least that any budget window has left, None without budgets; `retry_after_s` is
-    the time to that window's edge, passed on in BudgetExhausted.
+    the time to that window's edge, passed on in BudgetExhausted. `available_tiers` are those that exist here;
+    `now` says how they are, what they may still spend, and how the tenant keeps to its schedule.
 
-    Raises UnknownTier, TierForbidden, CeilingExceeded, NoArm, RequestTooLarge, BudgetExhausted.
+    Raises UnknownTier, TierForbidden, CeilingExceeded, NoArm, RequestTooLarge, BudgetExhausted,
+    TierShareSpent.
     """
-    bounds = ceilings(ask, tenant, policy)
-    candidates = able(ask, policy, estimates, bounds)
-    choice, outage = _available_start(ask, candidates, bounds, available_tiers)
-    reasons = [*bounds.reasons, *outage, choice.reason]
-    here = [c for c in candidates if c.spec.tier in available_tiers]
+    bounds, remarks = _paced(ask, ceilings(ask, tenant, policy), now)
+    offered = able(ask, policy, estimates, bounds)
+    candidates, spent = within_shares(offered, now, pinned=ask.tier)
+    candidates, late = in_time(candidates, bounds.size, bounds.timeout_s, now)
+    candidates, queues = priced(candidates, bounds.timeout_s, now)
+    usable, ill = _well(candidates, bounds, available_tiers, now)
+    choice, outage = _available_start(ask, candidates, bounds, usable, now)
+    reasons = [*bounds.reasons, *remarks, *spent, *late, *queues, *ill, *outage, choice.reason]
+    here = [c for c in candidates if c.spec.tier in usable]
     room = MAX_TOKENS if remaining_tokens is None else max(0, remaining_tokens)
     needed = min(choice.arm.reserve_tokens(bounds.size), bounds.total_tokens)
-    degraded = bool(outage) or needed > room
+    not_as_pinned = bool(spent) and ask.strategy is not None
+    degraded = bool(outage) or needed > room or choice.degraded or not_as_pinned
     if needed > room:
         if tenant.on_low_budget == "deny" or not bounds.may_degrade:
             refuse_low_budget(needed, room, tenant, retry_after_s)
@@ -63,7 +72,9 @@ def make_plan(
     steps = [start]
     if choice.ladder and needed <= room:
         left = min(room, bounds.total_tokens) - start.budget_tokens
-        steps += _ladder(choice.arm, here, bounds, left, tenant)
+        rungs, missed = _ladder(choice.arm, here, bounds, left, tenant, now)
+        steps += rungs
+        reasons += missed
     return Plan(
         tuple(steps),
         bounds.timeout_s,
@@ -137,10 +148,41 @@ class _Choice:
     reason: str
     ladder: bool
     hopeless: bool = False
+    degraded: bool = False
+
+
+def _paced(ask: Ask, bounds: Ceilings, now: Conditions) -> tuple[Ceilings, list[str]]:
+    """Lambda as the pace of spending has it. Ahead of schedule the tenant's target gives way to cost.
+
+    A target that the caller names, or that must not be missed (allow_degrade: false), stands.
+    """
+    factor = now.pace.factor
+    if factor == 1.0:
+        return bounds, []
+    soft = factor > 1.0 and bounds.may_degrade and ask.min_quality is None
+    return replace(bounds, cost_weight=bounds.cost_weight * factor, soft_target=soft), [str(now.pace)]
+
+
+def _well(
+    candidates: Sequence[Candidate], bounds: Ceilings, available_tiers: frozenset[str], now: Conditions
+) -> tuple[frozenset[str], list[str]]:
+    """The tiers to choose from: those that are skipped for a while only where nothing else may answer."""
+    asked = {arm.spec.tier for arm in candidates} & available_tiers
+    skipped = {tier for tier in asked if now.of(tier).skipped}
+    if not skipped or (bounds.may_degrade and asked - skipped):
+        return available_tiers - skipped, []
+    return available_tiers, [
+        f"{tier} {now.of(tier).skipped}, but nothing else may answer, so it is tried"
+        for tier in sorted(skipped)
+    ]
 
 
 def _available_start(
-    ask: Ask, candidates: Sequence[Candidate], bounds: Ceilings, available_tiers: frozenset[str]
+    ask: Ask,
+    candidates: Sequence[Candidate],
+    bounds: Ceilings,
+    available_tiers: frozenset[str],
+    now: Conditions,
 ) -> tuple[_Choice, list[str]]:
     """The start among the tiers that are up; the second value says what was missed because of the others."""
     best = _choose(candidates, bounds)
@@ -153,7 +195,8 @@ def _available_start(
     if not bounds.may_degrade:
         problem = f"the tier {best.arm.spec.tier} is not available now, and allow_degrade is false"
         raise NoArm(f"{problem}; try again, or allow it", unavailable=True)
-    return _choose(here, bounds), [f"{best.arm.name} was preferred, but its tier is not available now"]
+    why = now.of(best.arm.spec.tier).skipped or "is not available now"
+    return _choose(here, bounds), [f"{best.arm.name} was preferred, but its tier {why}"]
 
 
 def _choose(arms: Sequence[Candidate], bounds: Ceilings) -> _Choice:
@@ -171,7 +214,7 @@ def _choose(arms: Sequence[Candidate], bounds: Ceilings) -> _Choice:
         said = (
             f"{arm.name} is the cheapest arm predicted ({arm.p:.2f}) to meet the target {bounds.target:.2f}"
         )
-        return _Choice(arm, said, True)
+        return _worth_it(arm, said, predicted, bounds) if bounds.soft_target else _Choice(arm, said, True)
     none = f"no arm is predicted to meet the target {bounds.target:.2f}"
     better = [arm for arm in predicted if arm.p - cheapest.p >= HOPELESS_GAIN]
     if not better:
@@ -188,12 +231,23 @@ def _choose(arms: Sequence[Candidate], bounds: Ceilings) -> _Choice:
     return _Choice(arm, f"{none}; {arm.name} ({arm.p:.2f}) gives the most for its tokens", True)
 
 
+def _worth_it(good: Candidate, said: str, arms: Sequence[Candidate], bounds: Ceilings) -> _Choice:
+    """The arm that meets the target, unless a cheaper one is the better buy while spending is ahead."""
+    weight, size = bounds.cost_weight, bounds.size
+    cheaper = [arm for arm in arms if _dearness(arm, size) <= _dearness(good, size)]
+    best = min(cheaper, key=lambda arm: (-arm.value(weight, size), _dearness(arm, size)))
+    if best is good:
+        return _Choice(good, said, True)
+    instead = f"{best.name} ({best.p:.2f}) answers instead, to make the budget last"
+    return _Choice(best, f"{said}; {instead}", True, degraded=True)
+
+
 def _cheapest(arms: Sequence[Candidate], size: Size) -> Candidate:
     return min(arms, key=lambda arm: _dearness(arm, size))
 
 
 def _dearness(arm: Candidate, size: Size) -> tuple[float, int, str]:
-    return (arm.charged_tokens(size), _rank(arm), arm.name)
+    return (arm.weighed_tokens(size), _rank(arm), arm.name)
 
 
 def _rank(arm: Candidate) -> int:
@@ -220,29 +274,38 @@ def _ladder(
     bounds: Ceilings,
     left: int,
     tenant: TenantPolicy,
-) -> list[Step]:
+    now: Conditions,
+) -> tuple[list[Step], list[str]]:
     """On each later tier the arm that pays most, if it pays: dearer arms for when the evidence is weak.
 
     Weak evidence comes about as often as the step before fails, 1 - p, and only then the rung is paid for:
-    it pays if its gain in p exceeds cost_weight * (1 - p) * its extra tokens / 1000.
+    it pays if its gain in p exceeds cost_weight * (1 - p) * its extra tokens / 1000. It must also have the
+    time to give one sample after the steps before it; the second value says which have not.
     """
     steps: list[Step] = []
+    missed: list[str] = []
     current, weight, size = start, bounds.cost_weight, bounds.size
+    left_s = bounds.timeout_s - (seconds(start, size, now) or 0.0)
     for tier in TIERS[TIERS.index(start.spec.tier) + 1 :]:
         fits = [arm.fitted(size, left, 2) for arm in here if arm.spec.tier == tier]
         paying = [arm for arm in fits if arm is not None and _pays(arm, current, weight, size)]
         if not paying:
             continue
-        best = max(paying, key=lambda arm: (arm.value(weight, size), -arm.charged_tokens(size), arm.name))
+        timely = [arm for arm in paying if (seconds(arm, size, now) or 0.0) <= left_s]
+        if not timely:
+            missed.append(f"{tier} is no further step: the deadline would leave it about {left_s:.2g} s")
+            continue
+        best = max(timely, key=lambda arm: (arm.value(weight, size), -arm.weighed_tokens(size), arm.name))
         gain = best.value(weight, size) - current.value(weight, size)
         steps.append(replace(_step(best, bounds, left, tenant), net_gain=gain))
         left -= steps[-1].budget_tokens
+        left_s -= seconds(best, size, now) or 0.0
         current = best
-    return steps
+    return steps, missed
 
 
 def _pays(arm: Candidate, current: Candidate, cost_weight: float, size: Size) -> bool:
-    extra = arm.charged_tokens(size) - current.charged_tokens(size)
+    extra = arm.weighed_tokens(size) - current.weighed_tokens(size)
     if arm.estimate is None or extra <= 0:
         return False
     return arm.p - current.p > cost_weight * (1.0 - current.p) * extra / 1000.0

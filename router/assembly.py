@@ -24,6 +24,7 @@ from router.cache import RedisCache
 from router.cache_store import CacheStore
 from router.config import AppConfig
 from router.estimate import prompt_bytes_per_token
+from router.health import HealthBoard
 from router.http.app import create_app
 from router.idempotency import RedisIdempotency
 from router.leases import RedisLeases
@@ -87,6 +88,7 @@ class Assembly:
                 prompt_bytes_per_token=prompt_bytes_per_token(self._config),
                 log_decisions=self._config.log_decisions,
                 outage_share=outage_share(self._config),
+                board=HealthBoard(capacities(self._config)),
             )
         )
         self._live = self._followed(boot, local)
@@ -164,6 +166,11 @@ def _replica_name() -> str:
     """Host, process and four random digits: for `acr policy watch`."""
     host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:40]
     return f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def capacities(config: AppConfig) -> dict[str, int]:
+    """How many runs each tier takes at the same time, all its replicas together."""
+    return {name: tier.max_ongoing_requests * tier.most_replicas for name, tier in config.tiers.items()}
 
 
 def engine_models(config: AppConfig) -> str:

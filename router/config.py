@@ -61,6 +61,10 @@ class ScaleConfig(_Config):
     max_queued_requests: int = Field(default=64, ge=-1)
     graceful_shutdown_timeout_s: Seconds = 30.0
 
+    @property
+    def most_replicas(self) -> int:
+        return self.autoscaling.max_replicas if self.autoscaling else self.num_replicas or 1
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if self.autoscaling is not None and self.num_replicas is not None:

@@ -28,6 +28,7 @@ from router.errors import Overloaded, TierUnavailable
 from router.judge import Judge, confidence_in
 from router.owed import KnownSpend, Owed
 from router.request import RouteRequest
+from router.tier_shares import TierShares
 from router.tiers import TierClient
 
 MIN_COMPLETION_TOKENS = 16  # less room than this for a reply is not worth its prompt
@@ -86,12 +87,14 @@ class Execution:
         hold: Hold,
         tenant: str,
         judge: Judge | None = None,
+        shares: TierShares | None = None,
     ) -> None:
         self._tiers = tiers
         self._judge = judge
         self._plan = plan
         self._request = request
         self._hold = hold
+        self._shares = shares
         self._tenant = tenant
         self._ends_at = asyncio.get_running_loop().time() + plan.timeout_s
         self._ceiling_tokens = request.max_total_tokens
@@ -110,6 +113,8 @@ class Execution:
         failure: Exception | None = None
         shown = _Shown(emit)
         for index, step in enumerate(self._plan.steps):
+            if not await self._allowed(step):
+                continue
             if not await self._covered(step):
                 break
             live = emit is not None and index == 0 and self._is_final()
@@ -159,6 +164,21 @@ class Execution:
             self._reasons.append(f"{step.arm} had spent at least {lost} tokens, which are charged")
         return lost is not None
 
+    async def _allowed(self, step: Step) -> bool:
+        """Has the rung's tier room in its share of the spend? Without a rung so far: it has been asked."""
+        if self._shares is None:
+            return True
+        try:
+            spent = await self._shares.take(step.tier, Amount(step.budget_tokens))
+        except LedgerError:
+            if not self._results:
+                raise
+            self._reasons.append(f"no share could be had for {step.arm}, so it is left out")
+            return False
+        if spent is not None:
+            self._reasons.append(f"{step.tier} {spent}, so {step.arm} is left out")
+        return spent is None
+
     async def _covered(self, step: Step) -> bool:
         """Make the lease cover this rung too; False if the budget refuses and there is an answer to give."""
         missing = (self.owed.amount + Amount(step.budget_tokens)).beyond(self._hold.held)
@@ -185,14 +205,16 @@ class Execution:
             return await self._call(step, task, emit)
         except BudgetTooSmall as short:
             # The prompt was longer than estimated. Nothing is spent yet, so hold what it needs, or say less.
-            return await self._call(step, await self._fitted(task, short), emit)
+            return await self._call(step, await self._fitted(step.tier, task, short), emit)
 
-    async def _fitted(self, task: TierTask, short: BudgetTooSmall) -> TierTask:
+    async def _fitted(self, tier: str, task: TierTask, short: BudgetTooSmall) -> TierTask:
         extra = short.needed_tokens - short.budget_tokens
         wanted = task.budget_tokens + extra
         ceiling = self._ceiling_tokens
         if ceiling is None or self.owed.tokens + wanted <= ceiling:
             try:
+                if self._shares is not None:
+                    await self._shares.extend(tier, Amount(extra))
                 await self._hold.extend(Amount(extra))
                 return replace(task, budget_tokens=wanted)
             except (BudgetDenied, StoreUnavailable):  # what is held will do
@@ -208,22 +230,32 @@ class Execution:
     async def _call(self, step: Step, task: TierTask, emit: Emit | None) -> TierResult:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        self.owed.start()
+        self._start(step.tier)
         try:
             result = await self._answer(step.tier, task, emit)
         except BackendError as error:
-            self.owed.end(error.spend)
+            self._end(step.tier, error.spend)
             raise
         except TierUnavailable:
             self.owed.lose()
             raise
         except Overloaded:
-            self.owed.end(None)  # it never ran
+            self._end(step.tier, None)  # it never ran
             raise
         finally:
             self.tier_seconds += loop.time() - started
-        self.owed.end(result.spend)
+        self._end(step.tier, result.spend)
         return result
+
+    def _start(self, tier: str) -> None:
+        self.owed.start()
+        if self._shares is not None:
+            self._shares.begin(tier)
+
+    def _end(self, tier: str, spend: Spend | None) -> None:
+        self.owed.end(spend)
+        if self._shares is not None:
+            self._shares.end(tier, Amount((spend or Spend()).total))
 
     async def _answer(self, tier: str, task: TierTask, emit: Emit | None) -> TierResult:
         if emit is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from classifier.predictor import Prediction
@@ -11,6 +11,7 @@ from policies.ledger import Ledger
 from policies.limits import RateLimits
 from policies.schema import Policy
 from router.cache import Cache
+from router.health import HealthBoard
 from router.shadow import Shadow
 from router.shared_flight import SharedFlights
 from router.tiers import TierClient
@@ -46,3 +47,4 @@ class Parts:
     log_decisions: bool = True
     outage_share: float = 1.0
     shadow: Shadow | None = None
+    board: HealthBoard = field(default_factory=HealthBoard)

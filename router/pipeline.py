@@ -12,22 +12,27 @@ from policies.schema import TenantPolicy
 from router.answers import Answers
 from router.background import Background
 from router.errors import AuthenticationFailed
+from router.health import WatchedTiers
 from router.outage import Outage
+from router.paces import Paces
 from router.parts import Parts
+from router.planning import AUTO
 from router.request import Caller, Reply, ReplyEvent, ReplyStream, RouteRequest
 from router.ruling import Ruling
-from router.visit import AUTO, Visit
+from router.visit import Visit
 
 
 class Pipeline:
     """Serves requests (`router.request.Service`)."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = self._trial_parts = parts
+        watched = WatchedTiers(parts.tiers, parts.board)
+        self._parts = self._trial_parts = replace(parts, tiers=watched)
         self._ruling = Ruling(parts.policy, parts.keys)
         self._answers = Answers(parts)
         self._background = Background()
         self._outage = Outage(parts)
+        self._paces = Paces(parts.ledger, self._background)
 
     async def aclose(self) -> None:
         await self._background.aclose()
@@ -108,7 +113,8 @@ class Pipeline:
 
     def _visit(self, caller: Caller, request: RouteRequest) -> Visit:
         parts, tenant = self._deciding(caller)
-        return Visit(parts, self._answers, self._background, self._outage, caller, tenant, request)
+        shared = (self._answers, self._background, self._outage, self._paces)
+        return Visit(parts, *shared, caller, tenant, request)
 
     def _deciding(self, caller: Caller) -> tuple[Parts, TenantPolicy]:
         """The parts with the policy that decides for this caller now, and its tenant there."""

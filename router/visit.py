@@ -20,26 +20,27 @@ from classifier.predictor import Prediction
 from policies.amounts import Amount
 from policies.errors import StoreUnavailable
 from policies.ledger import Scopes, tightest
-from policies.plan import ArmEstimate, Ask, Plan
-from policies.planner import make_plan
+from policies.pacing import Pace
+from policies.plan import Plan
 from policies.schema import Policy, TenantPolicy
 from router.admission import Admission
 from router.answers import Answers, Found, Question
 from router.background import Background
 from router.codec import as_hit
 from router.decisions import log_decision
-from router.errors import AuthenticationFailed, ModelNotFound
+from router.errors import AuthenticationFailed
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
 from router.lease import Lease
 from router.outage import Outage
+from router.paces import Paces, pace_of
 from router.parts import Parts
+from router.planning import Planning
 from router.request import Caller, Choice, LimitState, Receipt, Reply, ReplyEvent, RouteRequest
-from router.reserving import reserved
+from router.reserving import foreseen, reserved
 from router.shadow import Asked
+from router.tier_shares import TierShares
 from router.translate import caller_errors
-
-AUTO = "auto"
 
 Emit = Callable[[ReplyEvent], None] | None
 
@@ -53,12 +54,14 @@ class Visit:
         answers: Answers,
         background: Background,
         outage: Outage,
+        paces: Paces,
         caller: Caller,
         tenant: TenantPolicy,
         request: RouteRequest,
     ) -> None:
         self._parts = parts
         self._answers = answers
+        self._paces = paces
         self._background = background
         self._outage = outage
         self._detour = outage.detour(tenant)
@@ -104,9 +107,9 @@ class Visit:
             prediction = await self._predict()
             gauges = await self._parts.ledger.peek(self._tenant.account, self._scopes())
             tight = tightest(gauges)
-            plan = self._plan(
-                prediction, tight.remaining if tight else None, tight.reset_s if tight else None
-            )
+            planning = self._planning(prediction, pace_of(self._tenant, gauges), probing=False)
+            left, reset_s = (tight.remaining, tight.reset_s) if tight else (None, None)
+            plan = await foreseen(planning.plan, left, reset_s, self._shares(self._lease().id))
         return {
             "tenant": self._caller.tenant,
             "policy_version": self._parts.policy.version,
@@ -115,7 +118,7 @@ class Visit:
             "prompt_tokens_estimate": self._prompt_tokens(),
             "arms": {
                 name: {"p": estimate.p, "tokens": estimate.tokens, "tokens_high": estimate.tokens_high}
-                for name, estimate in self._estimates(prediction).items()
+                for name, estimate in planning.estimates.items()
             },
             "plan": plan,
             "budgets": [g for g in gauges if g.unit == "tokens" or g.limit is not None],
@@ -165,13 +168,30 @@ class Visit:
         prediction = await self._predict()
         self._shadow(prediction)
         lease = self._lease()
-        plan = await reserved(lease, self._scopes(), partial(self._plan, prediction), self._detour)
-        if waited_s:
-            # The same plan, cut where the caller's deadline is: what it cuts is never kept for others.
-            plan = replace(plan, timeout_s=max(0.001, plan.timeout_s - waited_s))
+        shares = self._shares(lease.id)
+        try:
+            plan = await reserved(
+                lease, self._scopes(), self._planning(prediction).plan, self._detour, shares
+            )
+            if waited_s:
+                # The same plan, cut where the caller's deadline is: what it cuts is never kept for others.
+                plan = replace(plan, timeout_s=max(0.001, plan.timeout_s - waited_s))
+            return await self._carried_out(emit, cache, prediction, plan, lease, shares)
+        finally:
+            shares.close()
+
+    async def _carried_out(
+        self,
+        emit: Emit,
+        cache: Literal["miss", "bypass"],
+        prediction: Prediction,
+        plan: Plan,
+        lease: Lease,
+        shares: TierShares,
+    ) -> Reply:
         self.started.set()
         execution = Execution(
-            self._parts.tiers, plan, self._request, lease, self._caller.tenant, prediction.confidence
+            self._parts.tiers, plan, self._request, lease, self._caller.tenant, prediction.confidence, shares
         )
         owed = execution.owed
         try:
@@ -202,53 +222,34 @@ class Visit:
         messages = [{"role": m.role, "content": m.content} for m in self._request.messages]
         return await self._parts.classifier.predict(messages)
 
-    def _plan(
-        self,
-        prediction: Prediction,
-        remaining_tokens: int | None,
-        retry_after_s: float | None,
-        only: frozenset[str] | None = None,
-    ) -> Plan:
-        request = self._request
-        deployed = frozenset(self._parts.tiers.names)
-        if request.model != AUTO and request.model not in self._parts.tiers.names:
-            known = ", ".join((AUTO, *self._parts.tiers.names))
-            raise ModelNotFound(f"there is no model {request.model!r}; ask for one of {known}", param="model")
-        ask = Ask(
-            prompt_tokens=self._prompt_tokens(),
-            tier=None if request.model == AUTO else request.model,
-            effort=request.effort,
-            strategy=request.strategy,
-            max_samples=request.max_samples,
-            max_completion_tokens=request.max_completion_tokens,
-            max_total_tokens=request.max_total_tokens,
-            deadline_s=request.deadline_s,
-            min_quality=request.min_quality,
-            allow_degrade=request.allow_degrade,
-            choices=request.n,
-        )
-        return make_plan(
-            ask,
+    def _planning(
+        self, prediction: Prediction, pace: Pace | None = None, *, probing: bool = True
+    ) -> Planning:
+        return Planning(
+            self._request,
             self._tenant,
             self._parts.policy,
-            self._estimates(prediction),
-            remaining_tokens=remaining_tokens,
-            available_tiers=deployed if only is None else deployed & only,
-            retry_after_s=retry_after_s,
+            prediction,
+            prompt_tokens=self._prompt_tokens(),
+            tiers=self._parts.tiers.names,
+            board=self._parts.board,
+            pace=self._paces.of(self._tenant) if pace is None else pace,
+            probing=probing,
         )
 
-    def _estimates(self, prediction: Prediction) -> dict[str, ArmEstimate]:
-        return {
-            arm: ArmEstimate(prediction.p[arm], prediction.tokens[arm], prediction.tokens_high[arm])
-            for arm in self._parts.policy.arms
-            if arm in prediction.p
-        }
+    def _shares(self, lease_id: str) -> TierShares:
+        parts = self._parts
+        ttl_s = max(parts.lease_ttl_s, self._request.deadline_s or self._tenant.deadline_s.default)
+        later = self._outage.later
+        return TierShares(parts.ledger, self._tenant, lease_id, ttl_s, self._background, later)
 
     def _shadow(self, prediction: Prediction) -> None:
         """Have the shadow policy plan the same, where there is one; both as if the budget sufficed."""
         if self._parts.shadow is not None:
             told = Asked(self.decision_id, self._caller, self._parts.policy)
-            self._parts.shadow.compare(told, lambda policy: self._under(policy)._plan(prediction, None, None))
+            self._parts.shadow.compare(
+                told, lambda policy: self._under(policy)._planning(prediction, probing=False).plan()
+            )
 
     def _under(self, policy: Policy) -> Visit:
         """The same visit under another policy, to plan with."""

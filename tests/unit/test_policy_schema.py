@@ -304,6 +304,7 @@ def test_a_policy_travels_between_processes() -> None:
         errors.CeilingExceeded("max_completion_tokens", 9, 5),
         errors.BudgetExhausted(10, 3, 1.5),
         errors.RequestTooLarge(10, 3, "the day budget"),
+        errors.TierShareSpent("search", "day", 0.2, 60.0),
         errors.NoArm("nothing", unavailable=True),
         errors.BudgetDenied("tenant", "day", 3, 1.5),
         errors.LeaseNotOpen("demo:1", "settled"),
