@@ -88,6 +88,31 @@ def cost(
     )
 
 
+def most_gpu_seconds(
+    tokens: int,
+    model: ModelShape,
+    hardware: Hardware,
+    *,
+    calls: int | None = None,
+    completion_tokens: int | None = None,
+) -> float:
+    """No run of at most `tokens` tokens (`Spend.total`) takes longer, whatever calls it is made of.
+
+    Every token, read or generated, costs at most a decode step of one sequence at the longest context that
+    the tokens allow: a call's prompt has a token at least, and reading the weights once for it is no more
+    than that. `calls` and `completion_tokens`, where both are bounded, give a closer bound: each call reads
+    the weights once, and what is not generated is prefill at its peak. Grows with `tokens`.
+    """
+    step_s = decode_step_s(model, hardware, tokens + 1)
+    loose = tokens * step_s
+    if calls is None or completion_tokens is None:
+        return loose
+    generated = min(tokens, completion_tokens)
+    read_s = model.weight_bytes / (USABLE_BANDWIDTH * hardware.bandwidth_bytes_per_s)
+    prefill_s = (tokens - generated) * flops_per_token(model, tokens + 1) / hardware.peak_flops_per_s
+    return min(loose, calls * read_s + prefill_s + generated * step_s)
+
+
 def mean_overlap(spans: Sequence[tuple[float, float]]) -> float:
     """How many spans (start, end) run at a time on average, while any does; at least 1.
 

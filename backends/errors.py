@@ -19,16 +19,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backends.task import Spend
+    from backends.task import Spend, Used
 
 
 class BackendError(Exception):
     """Base of everything that this package raises on purpose.
 
-    `spend` is what a run had used when it failed (None before the first call); it survives pickling.
+    `spend` is what a run had used when it failed (None before the first call), and `used` what that comes to;
+    they survive pickling.
     """
 
     spend: Spend | None = None
+    used: Used | None = None
 
 
 class EngineError(BackendError):

@@ -22,6 +22,7 @@ from types import MappingProxyType
 class Hardware:
     """One accelerator (or the CPU): memory in bytes, bandwidth in bytes/s, dense bf16 FLOP/s, USD an hour.
 
+    `usd_per_hour` is NaN where nobody knows: then nothing is billed in money, and no budget in money pays.
     `shares_steps`: sequences decoded together share the reading of the weights.
     """
 

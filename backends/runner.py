@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Protocol
 
 from backends.answers.equivalence import Equivalence
-from backends.cost import cost, mean_overlap
+from backends.cost import Cost, cost, mean_overlap
 from backends.engines.base import Engine
 from backends.errors import BackendError, StrategyUnsupported
 from backends.hardware import Hardware, ModelShape
 from backends.strategies import STRATEGIES
 from backends.strategies.base import Run, StrategyResult
-from backends.task import TextDelta, TierEvent, TierResult, TierTask
+from backends.task import TextDelta, TierEvent, TierResult, TierTask, Used
 from backends.verifiers.base import RewardModel
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ CHECKPOINT_EVERY_S = 1.0
 class Meter(Protocol):
     """Where a run tells what it has spent so far (cumulative over its lease)."""
 
-    async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
+    async def checkpoint(self, tenant: str, lease_id: str, used: Used) -> None:
         """The run goes on: remember this much, so that a crash charges it."""
         ...
 
-    async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
+    async def abandon(self, tenant: str, lease_id: str, used: Used) -> None:
         """The caller left: charge this much and free the rest."""
         ...
 
@@ -143,7 +143,7 @@ class TierRunner:
             raise
         except BackendError as error:
             self._tell(run)
-            error.spend = run.spend
+            error.spend, error.used = run.spend, self._used(run)
             raise
         finally:
             if beat is not None:
@@ -151,7 +151,7 @@ class TierRunner:
 
     def _result(self, run: Run, result: StrategyResult) -> TierResult:
         task, spend, chosen = run.task, run.spend, result.sample
-        bill = cost(spend, self._shape, self._hardware, batch=self._batch(run))
+        bill = self._bill(run)
         # Where several choices were drawn, the first is the chosen one and the others follow it.
         count = task.choices if task.strategy in ("direct", "cot") else 1
         choices = result.samples[result.chosen : result.chosen + count]
@@ -174,6 +174,13 @@ class TierRunner:
             samples=tuple(s if s.tier else replace(s, tier=self.tier) for s in result.samples),
         )
 
+    def _bill(self, run: Run) -> Cost:
+        return cost(run.spend, self._shape, self._hardware, batch=self._batch(run))
+
+    def _used(self, run: Run) -> Used:
+        bill = self._bill(run)
+        return Used(run.spend.total, bill.gpu_seconds, bill.usd)
+
     def _batch(self, run: Run) -> float:
         """How many of the run's own sequences were decoded together on average.
 
@@ -187,7 +194,7 @@ class TierRunner:
         while meter is not None:
             await asyncio.sleep(CHECKPOINT_EVERY_S)
             try:
-                await meter.checkpoint(task.tenant, task.lease_id, task.spent_before_tokens + run.spend.total)
+                await meter.checkpoint(task.tenant, task.lease_id, task.spent_before + self._used(run))
             except Exception:  # the run must not die of its bookkeeping; settlement has the final number
                 log.warning("checkpoint of lease %s failed", task.lease_id, exc_info=True)
 
@@ -198,8 +205,8 @@ class TierRunner:
         """
         meter, task = self._meter, run.task
         if meter is not None and task.lease_id:
-            used_tokens = task.spent_before_tokens + run.spend.total
-            telling = asyncio.create_task(meter.checkpoint(task.tenant, task.lease_id, used_tokens))
+            used = task.spent_before + self._used(run)
+            telling = asyncio.create_task(meter.checkpoint(task.tenant, task.lease_id, used))
             self._telling.add(telling)
             telling.add_done_callback(self._told)
 
@@ -212,9 +219,9 @@ class TierRunner:
         meter, task = self._meter, run.task
         if meter is None or not task.lease_id:
             return
-        used_tokens = task.spent_before_tokens + run.spend.total
+        used = task.spent_before + self._used(run)
         try:
-            await asyncio.shield(meter.abandon(task.tenant, task.lease_id, used_tokens))
+            await asyncio.shield(meter.abandon(task.tenant, task.lease_id, used))
         except Exception:  # the lease expires into its last checkpoint
             log.warning("lease %s could not be settled after its caller left", task.lease_id, exc_info=True)
 

@@ -48,6 +48,24 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """What a budget is charged, in every unit that there may be one of; adds up with `+`.
+
+    `usd` is NaN where the price is not known.
+    """
+
+    tokens: int = 0
+    gpu_seconds: float = 0.0
+    usd: float = 0.0
+
+    def __add__(self, other: Used) -> Used:
+        return Used(self.tokens + other.tokens, self.gpu_seconds + other.gpu_seconds, self.usd + other.usd)
+
+
+NOTHING_USED = Used()
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One finished draw: a vote. `answer` is the canonical extracted answer, None if there is none.
 
@@ -91,7 +109,7 @@ class StrategyParams:
 class TierTask:
     """One rung of a plan. `budget_tokens` (of `Spend.total`) is never exceeded.
 
-    `spent_before_tokens` is what earlier rungs of the same lease used: checkpoints are cumulative.
+    `spent_before` is what earlier rungs of the same lease used: checkpoints are cumulative.
     """
 
     lease_id: str
@@ -102,7 +120,7 @@ class TierTask:
     budget_tokens: int
     timeout_s: float
     tenant: str = ""
-    spent_before_tokens: int = 0
+    spent_before: Used = NOTHING_USED
     verify: VerifySpec | None = None
     evidence: tuple[Sample, ...] = ()
     choices: int = 1

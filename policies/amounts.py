@@ -50,8 +50,13 @@ class Amount:
 
     @classmethod
     def of(cls, tokens: int, gpu_seconds: float = 0.0, usd: float = 0.0) -> Amount:
-        """A bill as the ledger counts it: fractions are rounded up."""
-        return cls(tokens, math.ceil(gpu_seconds * 1_000), math.ceil(usd * 1_000_000))
+        """A bill as the ledger counts it: fractions are rounded up, and it ends at the largest number.
+
+        An unknown price (NaN) counts nothing. That is never free: where a budget in money counts, an unknown
+        price is refused beforehand.
+        """
+        micro_usd = 0.0 if math.isnan(usd) else usd * 1_000_000
+        return cls(tokens, *(min(MAX_TOKENS, math.ceil(part)) for part in (gpu_seconds * 1_000, micro_usd)))
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(

@@ -12,6 +12,7 @@ PolicyError
 │   ├── BudgetExhausted       the budget left in a window is too small; it fits again at the window's edge
 │   ├── TierShareSpent        the only tiers that may answer have spent their share of a window
 │   ├── RequestTooLarge       it would not fit an empty window either: asking again cannot help
+│   ├── PriceUnknown          a budget in money, and a tier that nobody has priced
 │   └── NoArm                 nothing allowed and available answers to what was asked
 ├── LedgerError               the ledger refused or could not answer
 │   ├── BudgetDenied          a scope's window has too little left for the reservation
@@ -28,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from policies.amounts import Unit, in_words
+from policies.amounts import SAID, Unit, in_words
 
 if TYPE_CHECKING:
     from policies.limits import LimitUsage
@@ -161,6 +162,21 @@ class RequestTooLarge(PlanRefused):
         return (
             f"the request needs {self.needed_tokens} tokens and {self.limit} allows "
             f"{self.limit_tokens}; shorten the messages or lower max_completion_tokens"
+        )
+
+
+class PriceUnknown(PlanRefused):
+    """A budget in money or GPU time, and tiers that nobody has priced; an unknown price is never free."""
+
+    def __init__(self, tiers: tuple[str, ...], unit: Unit) -> None:
+        super().__init__(tiers, unit)
+        self.tiers = tiers
+        self.unit = unit
+
+    def __str__(self) -> str:
+        return (
+            f"there is a budget in {SAID[self.unit][0]}, and the tier {' and '.join(self.tiers)} has no "
+            "known price; ask for another tier, or have the operator set its usd_per_hour"
         )
 
 

@@ -25,6 +25,7 @@ from router.cache_store import CacheStore
 from router.config import AppConfig
 from router.estimate import prompt_bytes_per_token
 from router.health import HealthBoard
+from router.holding import tariffs
 from router.http.app import create_app
 from router.idempotency import RedisIdempotency
 from router.leases import RedisLeases
@@ -89,6 +90,7 @@ class Assembly:
                 log_decisions=self._config.log_decisions,
                 outage_share=outage_share(self._config),
                 board=HealthBoard(capacities(self._config)),
+                tariffs=tariffs(self._config),
             )
         )
         self._live = self._followed(boot, local)

@@ -7,6 +7,7 @@ environment (REDIS_URL, CACHE_REDIS_URL) where they are set there, and ACR_CACHE
 from __future__ import annotations
 
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -88,7 +89,8 @@ class ShapeConfig(_Config):
 class TierConfig(ScaleConfig):
     """A tier: an engine on one kind of hardware, and the `reward` model that arms with `scorer: reward` ask.
 
-    `hardware`, `usd_per_hour` (None: the data sheet's) and `shape`, the model's size, price the work.
+    `hardware`, `usd_per_hour` (None: the data sheet's) and `shape`, the model's size, price the work. Where
+    the price is "unknown", the tier is closed to whoever has a budget in money.
     `accelerator_type` places it on nodes that have one; None is any node. A replica takes requests once its
     engine is up, for which it waits `ready_timeout_s`.
     """
@@ -97,7 +99,7 @@ class TierConfig(ScaleConfig):
     reward: RewardConfig | None = None
     hardware: Literal["L4", "H100", "H200", "CPU"]
     shape: str | ShapeConfig
-    usd_per_hour: float | None = Field(default=None, gt=0)
+    usd_per_hour: Annotated[float, Field(gt=0)] | Literal["unknown"] | None = None
     accelerator_type: Accelerator | None = None
     num_gpus: float = Field(default=0.0, ge=0)
     resources: dict[str, float] = Field(default_factory=dict)
@@ -106,7 +108,9 @@ class TierConfig(ScaleConfig):
     def sheet(self) -> Hardware:
         """The hardware's data sheet, at this tier's price."""
         sheet = HARDWARE[self.hardware]
-        return sheet if self.usd_per_hour is None else replace(sheet, usd_per_hour=self.usd_per_hour)
+        if self.usd_per_hour is None:
+            return sheet
+        return replace(sheet, usd_per_hour=nan if self.usd_per_hour == "unknown" else self.usd_per_hour)
 
     def model_shape(self) -> ModelShape:
         if isinstance(self.shape, str):

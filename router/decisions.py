@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from math import isnan
 
 from router.request import Caller, Receipt
 
@@ -35,7 +36,7 @@ def log_decision(caller: Caller, receipt: Receipt, request_id: str) -> None:
                 "tokens": receipt.spend.total,
                 "charged_tokens": receipt.charged_tokens,
                 "gpu_seconds": receipt.gpu_seconds,
-                "cost_usd": receipt.cost_usd,
+                "cost_usd": None if isnan(receipt.cost_usd) else receipt.cost_usd,
                 "overhead_ms": round(receipt.overhead_ms, 3),
                 "policy_version": receipt.policy_version,
                 "classifier_version": receipt.classifier_version,

@@ -11,6 +11,7 @@ from typing import Protocol
 from backends.engines.base import Sampling
 from backends.errors import BackendError, BudgetTooSmall, ContextOverflow, EngineError
 from backends.task import (
+    NOTHING_USED,
     Progress,
     Sample,
     Spend,
@@ -18,6 +19,7 @@ from backends.task import (
     TextDelta,
     TierResult,
     TierTask,
+    Used,
 )
 from policies.amounts import Amount
 from policies.arm_spec import ONE_SAMPLE
@@ -25,6 +27,7 @@ from policies.errors import BudgetDenied, LedgerError, StoreUnavailable
 from policies.plan import Plan, Step, Verdict
 from policies.planner import escalate
 from router.errors import Overloaded, TierUnavailable
+from router.holding import Bound, in_tokens
 from router.judge import Judge, confidence_in
 from router.owed import KnownSpend, Owed
 from router.request import RouteRequest
@@ -88,9 +91,11 @@ class Execution:
         tenant: str,
         judge: Judge | None = None,
         shares: TierShares | None = None,
+        bound: Bound = in_tokens,
     ) -> None:
         self._tiers = tiers
         self._judge = judge
+        self._bound = bound
         self._plan = plan
         self._request = request
         self._hold = hold
@@ -181,7 +186,7 @@ class Execution:
 
     async def _covered(self, step: Step) -> bool:
         """Make the lease cover this rung too; False if the budget refuses and there is an answer to give."""
-        missing = (self.owed.amount + Amount(step.budget_tokens)).beyond(self._hold.held)
+        missing = (self.owed.amount + self._bound(step, step.budget_tokens)).beyond(self._hold.held)
         if not missing:
             return True
         try:
@@ -205,17 +210,18 @@ class Execution:
             return await self._call(step, task, emit)
         except BudgetTooSmall as short:
             # The prompt was longer than estimated. Nothing is spent yet, so hold what it needs, or say less.
-            return await self._call(step, await self._fitted(step.tier, task, short), emit)
+            return await self._call(step, await self._fitted(step, task, short), emit)
 
-    async def _fitted(self, tier: str, task: TierTask, short: BudgetTooSmall) -> TierTask:
+    async def _fitted(self, step: Step, task: TierTask, short: BudgetTooSmall) -> TierTask:
         extra = short.needed_tokens - short.budget_tokens
         wanted = task.budget_tokens + extra
         ceiling = self._ceiling_tokens
         if ceiling is None or self.owed.tokens + wanted <= ceiling:
             try:
                 if self._shares is not None:
-                    await self._shares.extend(tier, Amount(extra))
-                await self._hold.extend(Amount(extra))
+                    await self._shares.extend(step.tier, Amount(extra))
+                held = self._bound(step, task.budget_tokens)
+                await self._hold.extend(self._bound(step, wanted).beyond(held))
                 return replace(task, budget_tokens=wanted)
             except (BudgetDenied, StoreUnavailable):  # what is held will do
                 if self._request.allow_degrade is False:
@@ -234,7 +240,7 @@ class Execution:
         try:
             result = await self._answer(step.tier, task, emit)
         except BackendError as error:
-            self._end(step.tier, error.spend)
+            self._end(step.tier, error.spend, error.used or NOTHING_USED)
             raise
         except TierUnavailable:
             self.owed.lose()
@@ -244,7 +250,8 @@ class Execution:
             raise
         finally:
             self.tier_seconds += loop.time() - started
-        self._end(step.tier, result.spend)
+        used = Used(result.spend.total, result.gpu_seconds, result.cost_usd)
+        self._end(step.tier, result.spend, used)
         return result
 
     def _start(self, tier: str) -> None:
@@ -252,8 +259,8 @@ class Execution:
         if self._shares is not None:
             self._shares.begin(tier)
 
-    def _end(self, tier: str, spend: Spend | None) -> None:
-        self.owed.end(spend)
+    def _end(self, tier: str, spend: Spend | None, used: Used) -> None:
+        self.owed.end(spend, used.gpu_seconds, used.usd)
         if self._shares is not None:
             self._shares.end(tier, Amount((spend or Spend()).total))
 
@@ -295,7 +302,7 @@ class Execution:
             budget_tokens=step.budget_tokens,
             timeout_s=max(0.001, self._ends_at - asyncio.get_running_loop().time()),
             tenant=self._tenant,
-            spent_before_tokens=self.owed.tokens,
+            spent_before=self.owed.used,
             verify=request.verify,
             evidence=self._evidence(),
             choices=request.n,
@@ -322,9 +329,9 @@ class Execution:
             spend=replace(spend, completion_kept=kept, completion_discarded=generated - kept),
             used=sum(r.used for r in results),
             cancelled=sum(r.cancelled for r in results),
-            gpu_seconds=sum(r.gpu_seconds for r in results),
+            gpu_seconds=self.owed.gpu_seconds,
             flops=sum(r.flops for r in results),
-            cost_usd=sum(r.cost_usd for r in results),
+            cost_usd=self.owed.usd,
             reasons=tuple(self._reasons),
             degraded=self._degraded,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from backends.task import Used
 from policies.amounts import Amount
 from policies.errors import LeaseNotOpen, StoreUnavailable
 from policies.later import Later
@@ -21,16 +22,16 @@ class LedgerMeter:
         self._lease_ttl_s = lease_ttl_s
         self._later = Later()
 
-    async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
+    async def checkpoint(self, tenant: str, lease_id: str, used: Used) -> None:
         """A checkpoint that the store misses is made good by the next; its breaker says that it is away."""
         try:
-            await self._ledger.checkpoint(lease_id, Amount(used_tokens), self._lease_ttl_s)
+            await self._ledger.checkpoint(lease_id, _amount(used), self._lease_ttl_s)
         except StoreUnavailable:
             return
 
-    async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
+    async def abandon(self, tenant: str, lease_id: str, used: Used) -> None:
         """Settle, later if it must be: nobody else knows what the run had spent."""
-        settle = _Settlement(self._ledger, lease_id, Amount(used_tokens))
+        settle = _Settlement(self._ledger, lease_id, _amount(used))
         try:
             await settle()
         except StoreUnavailable:
@@ -39,6 +40,10 @@ class LedgerMeter:
     async def aclose(self) -> None:
         """Wait a while for what could not be told."""
         await self._later.aclose()
+
+
+def _amount(used: Used) -> Amount:
+    return Amount.of(used.tokens, used.gpu_seconds, used.usd)
 
 
 class _Settlement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from backends.task import Spend
+from backends.task import Spend, Used
 from policies.amounts import NOTHING, Amount
 from policies.errors import StoreUnavailable
 
@@ -23,6 +23,8 @@ class Owed:
 
     def __init__(self) -> None:
         self.spend = Spend()
+        self.gpu_seconds = 0.0
+        self.usd = 0.0
         self.in_flight = False
         self._lost = NOTHING
         self._unknown = False
@@ -33,7 +35,16 @@ class Owed:
 
     @property
     def amount(self) -> Amount:
-        return Amount(self.spend.total) + self._lost
+        return Amount.of(self.spend.total, self.gpu_seconds, self.usd) + self._lost
+
+    @property
+    def used(self) -> Used:
+        """The same, for those who count on."""
+        return Used(
+            self.tokens,
+            self.gpu_seconds + self._lost.gpu_ms / 1_000,
+            self.usd + self._lost.micro_usd / 1_000_000,
+        )
 
     @property
     def exact(self) -> bool:
@@ -43,9 +54,11 @@ class Owed:
         """A run is handed to its tier."""
         self.in_flight = True
 
-    def end(self, spend: Spend | None) -> None:
-        """It ended and told what it spent, None for nothing."""
+    def end(self, spend: Spend | None, gpu_seconds: float = 0.0, usd: float = 0.0) -> None:
+        """It ended and told what it spent, None for nothing, and what that comes to."""
         self.spend += spend or Spend()
+        self.gpu_seconds += gpu_seconds
+        self.usd += usd
         self.in_flight = False
 
     def lose(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from policies.limits import RateLimits
 from policies.schema import Policy
 from router.cache import Cache
 from router.health import HealthBoard
+from router.holding import Tariff
 from router.shadow import Shadow
 from router.shared_flight import SharedFlights
 from router.tiers import TierClient
@@ -30,6 +32,7 @@ class Parts:
     `prompt_bytes_per_token` estimates prompts before a tokenizer has seen them: 1 is an upper bound, about
     3 is right for most text where tiers count exactly and ask for more when it was too little.
     `outage_share` is this replica's part of what a budget had left, while the store is away (1 / replicas).
+    `tariffs` price the tiers' work; a tier without one is closed to budgets in GPU time and money.
     """
 
     policy: Policy
@@ -48,3 +51,4 @@ class Parts:
     outage_share: float = 1.0
     shadow: Shadow | None = None
     board: HealthBoard = field(default_factory=HealthBoard)
+    tariffs: Mapping[str, Tariff] = field(default_factory=dict)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
-from policies.amounts import Amount
+from policies.amounts import Amount, in_words
 from policies.arm_spec import TIERS
 from policies.conditions import SpentShare
-from policies.errors import BudgetDenied, NoArm, StoreUnavailable
+from policies.errors import BudgetDenied, BudgetExhausted, NoArm, PlanRefused, StoreUnavailable
 from policies.ledger import Scopes
 from policies.plan import Plan
+from router.holding import Holding
 from router.lease import Lease
 from router.outage import Detour
 from router.tier_shares import TierShares
@@ -36,39 +38,53 @@ class Planner(Protocol):
     ) -> Plan: ...
 
 
-async def reserved(lease: Lease, scopes: Scopes, plan: Planner, detour: Detour, shares: TierShares) -> Plan:
+async def reserved(
+    lease: Lease,
+    scopes: Scopes,
+    plan: Planner,
+    detour: Detour,
+    shares: TierShares,
+    holding: Holding,
+    tiers: frozenset[str],
+) -> Plan:
     """A plan whose first rung is held: by the store or, while that is away, as the tenant's policy says.
 
-    Raises what planning raises, BudgetDenied, and StoreUnavailable where the policy does not do without.
+    Tiers that the request's budgets cannot pay for are left out. Raises what planning raises, BudgetDenied,
+    PriceUnknown, and StoreUnavailable where the policy does not do without.
     """
+    plan = _on_payable_tiers(plan, holding, tiers)
     try:
-        return await _held(lease, scopes, plan, shares)
+        return await _held(lease, scopes, plan, holding, shares)
     except StoreUnavailable as error:
         if detour.take(error, lease):
-            found = await _held(lease, scopes, _on_cheapest_tier(plan, error))
+            found = await _held(lease, scopes, _on_cheapest_tier(plan, error), holding)
             return replace(found, degraded=True, reasons=(STORE_AWAY, *found.reasons))
         found = plan(None, None)
-        lease.held = Amount(found.start.budget_tokens)
+        lease.held = holding.most(found.start, found.start.budget_tokens)
         return replace(found, reasons=(UNACCOUNTED, *found.reasons))
 
 
-async def _held(lease: Lease, scopes: Scopes, plan: Planner, shares: TierShares | None = None) -> Plan:
+async def _held(
+    lease: Lease, scopes: Scopes, plan: Planner, holding: Holding, shares: TierShares | None = None
+) -> Plan:
     """Plan as if budget and shares sufficed; where one does not, plan again with what is left."""
     spent: dict[str, SpentShare] = {}
-    left: tuple[int | None, float | None] = (None, None)
+    short: BudgetDenied | None = None
+    again: Callable[[Mapping[str, SpentShare]], Plan] = partial(plan, None, None, None)
     while True:  # the budget refuses once, and each tier's share once: then it is not planned with any more
-        found = plan(*left, None, spent)
-        amount = Amount(found.start.budget_tokens)
-        refused = None if shares is None else await shares.take(found.start.tier, amount)
+        found = again(spent)
+        tokens = found.start.budget_tokens
+        refused = None if shares is None else await shares.take(found.start.tier, Amount(tokens))
         if refused is not None:
             spent[found.start.tier] = refused
             continue
         try:
-            await lease.reserve(scopes, amount)
+            await lease.reserve(scopes, holding.most(found.start, tokens))
         except BudgetDenied as denied:
-            if left[0] is not None:
+            if short is not None:
                 raise
-            left = (denied.remaining, denied.retry_after_s)
+            short = denied
+            again = partial(_smaller, found, plan, holding, denied)
         else:
             return found
 
@@ -84,6 +100,59 @@ async def foreseen(
         if refused is None:
             return found
         spent[found.start.tier] = refused
+
+
+def _smaller(
+    asked: Plan, plan: Planner, holding: Holding, denied: BudgetDenied, spent: Mapping[str, SpentShare]
+) -> Plan:
+    """A plan for what is left of all units: on the tier that was meant, else on the cheapest that it pays."""
+    if holding.only_tokens:
+        return plan(denied.remaining, denied.retry_after_s, None, spent)
+    try:
+        found = plan(holding.room(asked.start, denied.left), denied.retry_after_s, None, spent)
+    except BudgetExhausted as exhausted:
+        for tier in TIERS:
+            there = replace(asked.start, tier=tier)
+            if not holding.may_move or tier == asked.start.tier or holding.unpayable(frozenset({tier})):
+                continue
+            try:
+                found = plan(holding.room(there, denied.left), denied.retry_after_s, frozenset({tier}), spent)
+                break
+            except PlanRefused:
+                continue
+        else:
+            if denied.unit == "tokens":
+                raise
+            raise denied from exhausted
+    if denied.unit == "tokens":
+        return found
+    short = f"the {denied.window} budget of {denied.scope} has {in_words(denied.unit, denied.remaining)} left"
+    return replace(found, reasons=(short, *found.reasons))
+
+
+def _on_payable_tiers(plan: Planner, holding: Holding, tiers: frozenset[str]) -> Planner:
+    """Plans without the tiers whose price is not known, where there is a budget that would need it."""
+    unpayable = holding.unpayable(tiers)
+    if not unpayable:
+        return plan
+
+    def payable(
+        remaining_tokens: int | None,
+        retry_after_s: float | None,
+        only: frozenset[str] | None = None,
+        spent_shares: Mapping[str, SpentShare] | None = None,
+        /,
+    ) -> Plan:
+        left = (tiers if only is None else only) - unpayable
+        try:
+            found = plan(remaining_tokens, retry_after_s, left, spent_shares)
+        except NoArm as none:
+            if none.unavailable:
+                raise holding.refuse(unpayable) from none
+            raise
+        return replace(found, reasons=(*found.reasons, f"left out: {holding.refuse(unpayable)}"))
+
+    return payable
 
 
 def _on_cheapest_tier(plan: Planner, error: StoreUnavailable) -> Planner:

@@ -48,6 +48,8 @@ def as_router_error(error: Exception) -> told.RouterError:
             return told.UpstreamFailed(said)
         case policy.UnknownTier():
             return told.ModelNotFound(said, param="model")
+        case policy.PriceUnknown():
+            return told.TierNotAllowed(said, param="model")
         case policy.TierForbidden():
             return told.TierNotAllowed(said, param="model")
         case policy.CeilingExceeded():

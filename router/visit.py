@@ -31,6 +31,7 @@ from router.decisions import log_decision
 from router.errors import AuthenticationFailed
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
+from router.holding import Holding
 from router.lease import Lease
 from router.outage import Outage
 from router.paces import Paces, pace_of
@@ -169,14 +170,23 @@ class Visit:
         self._shadow(prediction)
         lease = self._lease()
         shares = self._shares(lease.id)
+        holding = Holding.of(
+            self._scopes(), self._parts.tariffs, self._request.n, self._tenant.on_low_budget == "degrade"
+        )
         try:
             plan = await reserved(
-                lease, self._scopes(), self._planning(prediction).plan, self._detour, shares
+                lease,
+                self._scopes(),
+                self._planning(prediction).plan,
+                self._detour,
+                shares,
+                holding,
+                frozenset(self._parts.tiers.names),
             )
             if waited_s:
                 # The same plan, cut where the caller's deadline is: what it cuts is never kept for others.
                 plan = replace(plan, timeout_s=max(0.001, plan.timeout_s - waited_s))
-            return await self._carried_out(emit, cache, prediction, plan, lease, shares)
+            return await self._carried_out(emit, cache, prediction, plan, lease, shares, holding)
         finally:
             shares.close()
 
@@ -188,10 +198,18 @@ class Visit:
         plan: Plan,
         lease: Lease,
         shares: TierShares,
+        holding: Holding,
     ) -> Reply:
         self.started.set()
         execution = Execution(
-            self._parts.tiers, plan, self._request, lease, self._caller.tenant, prediction.confidence, shares
+            self._parts.tiers,
+            plan,
+            self._request,
+            lease,
+            self._caller.tenant,
+            prediction.confidence,
+            shares,
+            holding.most,
         )
         owed = execution.owed
         try:

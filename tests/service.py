@@ -8,6 +8,7 @@ from typing import Any
 from backends.engines.fake import FakeEngine
 from backends.hardware import CPU, SMOLLM2_135M
 from backends.runner import TierRunner
+from backends.task import Used
 from classifier.confidence import Confidence
 from classifier.predictor import Prediction
 from policies.amounts import Amount
@@ -18,6 +19,7 @@ from policies.loader import parse_policy
 from policies.memory_ledger import InMemoryLedger
 from policies.schema import Policy
 from router.cache import MemoryCache
+from router.holding import Tariff
 from router.parts import Parts
 from router.pipeline import Pipeline
 from router.request import Caller, RouteRequest
@@ -113,6 +115,7 @@ class TestService:
                 cache=parts.pop("cache", None) or MemoryCache(SECRET),
                 cache_secret=SECRET,
                 engine_models="fake",
+                tariffs=parts.pop("tariffs", dict.fromkeys(self.runners, Tariff(SMOLLM2_135M, CPU))),
                 **parts,
             )
         )
@@ -127,11 +130,11 @@ class _Meter:
     def __init__(self, ledger: InMemoryLedger) -> None:
         self._ledger = ledger
 
-    async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.checkpoint(lease_id, Amount(used_tokens), 30.0)
+    async def checkpoint(self, tenant: str, lease_id: str, used: Used) -> None:
+        await self._ledger.checkpoint(lease_id, Amount.of(used.tokens, used.gpu_seconds, used.usd), 30.0)
 
-    async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        await self._ledger.settle(lease_id, Amount(used_tokens), exact=True)
+    async def abandon(self, tenant: str, lease_id: str, used: Used) -> None:
+        await self._ledger.settle(lease_id, Amount.of(used.tokens, used.gpu_seconds, used.usd), exact=True)
 
     async def aclose(self) -> None:
         return

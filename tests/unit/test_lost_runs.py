@@ -61,7 +61,7 @@ class Dying:
 
     async def _end(self, tier: str, task: TierTask) -> None:
         end = self._ends[tier]
-        used = Amount(task.spent_before_tokens + self._told)
+        used = Amount(task.spent_before.tokens + self._told)
         if end == "is full":
             raise Overloaded("no room")
         await self._ledger.checkpoint(task.lease_id, used, TTL_S)

@@ -13,7 +13,7 @@ from backends.cost import cost
 from backends.engines.config import FakeFailure
 from backends.errors import EngineUnavailable, StrategyUnsupported
 from backends.hardware import H200, SMOLLM2_135M
-from backends.task import Progress, TextDelta, TierEvent, TierResult
+from backends.task import Progress, TextDelta, TierEvent, TierResult, Used
 from tests.tasks import runner_on, says, task
 
 
@@ -24,12 +24,12 @@ class NotedMeter:
         self.checkpoints: list[tuple[str, str, int]] = []
         self.abandoned: list[tuple[str, str, int]] = []
 
-    async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
-        self.checkpoints.append((tenant, lease_id, used_tokens))
+    async def checkpoint(self, tenant: str, lease_id: str, used: Used) -> None:
+        self.checkpoints.append((tenant, lease_id, used.tokens))
 
-    async def abandon(self, tenant: str, lease_id: str, used_tokens: int) -> None:
+    async def abandon(self, tenant: str, lease_id: str, used: Used) -> None:
         await asyncio.sleep(0)  # a store is a place to be cancelled at
-        self.abandoned.append((tenant, lease_id, used_tokens))
+        self.abandoned.append((tenant, lease_id, used.tokens))
 
     async def aclose(self) -> None:
         return
@@ -99,7 +99,7 @@ async def test_progress_comes_before_the_result() -> None:
 async def test_a_caller_who_leaves_is_charged_what_was_generated() -> None:
     meter, engine = NotedMeter(), says(" word" * 1000, delay_s=0.002)
     runner = await runner_on(engine, meter)
-    asked = task(lease_id="acme:1", tenant="acme", spent_before_tokens=100, max_tokens=1000)
+    asked = task(lease_id="acme:1", tenant="acme", spent_before=Used(100), max_tokens=1000)
     work = asyncio.create_task(runner.run(asked))
     await until(lambda: engine.calls and engine.calls[0].completion_tokens > 5)
     work.cancel()
@@ -135,7 +135,7 @@ async def test_a_long_run_is_checkpointed(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_a_meter_that_fails_does_not_kill_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(NotedMeter):
-        async def checkpoint(self, tenant: str, lease_id: str, used_tokens: int) -> None:
+        async def checkpoint(self, tenant: str, lease_id: str, used: Used) -> None:
             raise ConnectionError("no store")
 
     monkeypatch.setattr(runner_module, "CHECKPOINT_EVERY_S", 0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from math import nan
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from backends.engines.base import Message, Sampling
 from backends.engines.fake import FakeEngine
 from backends.hardware import CPU, SMOLLM2_135M
 from backends.runner import TierRunner
-from backends.task import StrategyParams, TextDelta, TierResult, TierTask
+from backends.task import StrategyParams, TextDelta, TierResult, TierTask, Used
 from backends.tier import EngineUnwell, Tier
 from policies.amounts import Amount
 from router.meter import LedgerMeter
@@ -177,9 +178,12 @@ class Ledger:
 async def test_the_meter_checkpoints_and_settles() -> None:
     ledger: Any = Ledger()
     meter = LedgerMeter(ledger, lease_ttl_s=9.0)
-    await meter.checkpoint("demo", "demo:1", 5)
-    await meter.abandon("demo", "demo:1", 7)
-    assert ledger.calls == [("checkpoint", "demo:1", Amount(5), 9.0), ("settle", "demo:1", Amount(7), True)]
+    await meter.checkpoint("demo", "demo:1", Used(5, 0.0101, 0.25))
+    await meter.abandon("demo", "demo:1", Used(7, 0.5, nan))
+    assert ledger.calls == [
+        ("checkpoint", "demo:1", Amount(5, 11, 250_000), 9.0),
+        ("settle", "demo:1", Amount(7, 500), True),
+    ]
 
 
 def test_stores_come_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
