@@ -246,7 +246,7 @@ class Execution:
             self.owed.lose()
             raise
         except Overloaded:
-            self._end(step.tier, None)  # it never ran
+            self._end(step.tier, None, NOTHING_USED)  # it never ran
             raise
         finally:
             self.tier_seconds += loop.time() - started
