@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from policies.limits import LimitUsage
 
 
+MAX_FIELD_CHARS = 200
+
+
 class PolicyError(Exception):
     """Base of everything that this package raises on purpose."""
 
@@ -50,8 +53,10 @@ class PolicyFileError(PolicyError):
         self.problem = problem
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: "
-        return " ".join((where + (f"{self.field}: " if self.field else "") + self.problem).split())
+        """One printable line: a field's name is what somebody wrote, escapes and all, and ends up in a log."""
+        field = self.field if len(self.field) <= MAX_FIELD_CHARS else f"{self.field[:MAX_FIELD_CHARS]}..."
+        line = f"{self.file}:{self.line}: " + (f"{field}: " if field else "") + self.problem
+        return "".join(each if each.isprintable() else "?" for each in " ".join(line.split()))
 
 
 class PublicationRefused(PolicyError):

@@ -1,8 +1,9 @@
 """Policy files, read safely.
 
 YAML is walked event by event: nothing is constructed, so tags cannot run anything and aliases cannot grow.
-Refused: anchors, aliases, tags, duplicate keys, several documents, over 256 KiB, over 16 levels. Plain words
-mean what YAML 1.2 says: `off` and `no` are text, `1:30` is not a number.
+Refused: anchors, aliases, tags, directives, duplicate keys, several documents, over 256 KiB, over 16 levels, and
+characters that make a file read otherwise than it looks. Plain words mean what YAML 1.2 says: `off` and `no` are
+text, `1:30` is not a number.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ _FLOAT = re.compile(
     r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*|(\.[0-9]*)?[eE][-+]?[0-9]+)|\.[0-9]+([eE][-+]?[0-9]+)?)|[-+]?\.inf|\.nan",
     re.IGNORECASE,
 )
+# YAML 1.1 ends lines, comments too, where editors do not (CR alone, NEL, LS, PS); bidi controls reorder what is
+# shown; a byte order mark may stand anywhere.
+_HIDDEN = re.compile("\r(?!\n)|[\x85\u2028\u2029\ufeff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MAX_NUMBER_CHARS = 32  # longer is text: a digest of digits alone, say
 
 
@@ -64,6 +68,10 @@ def parse_policy(text: str, source: str) -> Policy:
     """Check a policy's text; `source` is the name that errors give the file. Raises PolicyFileError."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise PolicyFileError(source, 1, "", f"it is over {MAX_BYTES // 1024} KiB; make it smaller")
+    if (hidden := _HIDDEN.search(text)) is not None:
+        line = text.count("\n", 0, hidden.start()) + 1
+        problem = f"it has a character that does not show (U+{ord(hidden[0]):04X}); remove it"
+        raise PolicyFileError(source, line, "", problem)
     value, lines = _read(text, source)
     if not isinstance(value, Mapping):
         raise PolicyFileError(source, 1, "", "it is not a mapping; begin with version: 1")
@@ -92,8 +100,8 @@ def _read(text: str, source: str) -> tuple[Any, dict[FieldPath, int]]:
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             line = event.start_mark.line + 1 if event.start_mark else 1
-            if isinstance(event, yaml.DocumentStartEvent) and root:
-                raise PolicyFileError(source, line, "", "it holds several documents; keep one")
+            if isinstance(event, yaml.DocumentStartEvent):
+                _refuse_document(event, bool(root), source, line)
             if isinstance(event, yaml.CollectionEndEvent):
                 stack.pop()
                 continue
@@ -125,6 +133,13 @@ def _read(text: str, source: str) -> tuple[Any, dict[FieldPath, int]]:
     if not root:
         raise PolicyFileError(source, 1, "", "it is empty; begin with version: 1")
     return root[0], lines
+
+
+def _refuse_document(event: yaml.DocumentStartEvent, again: bool, source: str, line: int) -> None:
+    if again:
+        raise PolicyFileError(source, line, "", "it holds several documents; keep one")
+    if event.version is not None or event.tags:
+        raise PolicyFileError(source, line, "", "directives are refused (%YAML, %TAG); remove them")
 
 
 def _refuse_tricks(event: yaml.NodeEvent, source: str, line: int, where: str) -> None:
@@ -204,6 +219,15 @@ def _line(path: Iterable[str], lines: Mapping[FieldPath, int]) -> int:
     return lines.get(asked, 1)
 
 
+# pydantic's own words name Python's classes here.
+_SHAPES = {
+    "model_type": "it should be a mapping: lines of `name: value` under it",
+    "model_attributes_type": "it should be a mapping: lines of `name: value` under it",
+    "dict_type": "it should be a mapping: lines of `name: value` under it",
+    "tuple_type": "it should be a list: [one, two]",
+}
+
+
 def _refusal(error: ValidationError, lines: Mapping[FieldPath, int], source: str) -> PolicyFileError:
     """The first problem in one line. Values are not quoted: a key might be among them."""
     problems = error.errors(include_url=False, include_input=False)
@@ -217,5 +241,7 @@ def _refusal(error: ValidationError, lines: Mapping[FieldPath, int], source: str
         message = "unknown field; check its spelling"
     elif first["type"] == "missing":
         message = "it is missing"
+    elif first["type"] in _SHAPES:
+        message = _SHAPES[first["type"]]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return PolicyFileError(source, _line(path, lines), ".".join(path), message + more)
