@@ -53,7 +53,7 @@ class PolicyFileError(PolicyError):
         self.problem = problem
 
     def __str__(self) -> str:
-        """One printable line: a field's name is what somebody wrote, escapes and all, and ends up in a log."""
+        """One printable line: a field's name is what somebody wrote, and ends up in a log."""
         field = self.field if len(self.field) <= MAX_FIELD_CHARS else f"{self.field[:MAX_FIELD_CHARS]}..."
         line = f"{self.file}:{self.line}: " + (f"{field}: " if field else "") + self.problem
         return "".join(each if each.isprintable() else "?" for each in " ".join(line.split()))

@@ -1,9 +1,9 @@
 """Policy files, read safely.
 
 YAML is walked event by event: nothing is constructed, so tags cannot run anything and aliases cannot grow.
-Refused: anchors, aliases, tags, directives, duplicate keys, several documents, over 256 KiB, over 16 levels, and
-characters that make a file read otherwise than it looks. Plain words mean what YAML 1.2 says: `off` and `no` are
-text, `1:30` is not a number.
+Refused: anchors, aliases, tags, directives, duplicate keys, several documents, over 256 KiB, over 16 levels,
+and characters that make a file read otherwise than it looks. Plain words mean what YAML 1.2 says: `off` and
+`no` are text, `1:30` is not a number.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _FLOAT = re.compile(
     r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*|(\.[0-9]*)?[eE][-+]?[0-9]+)|\.[0-9]+([eE][-+]?[0-9]+)?)|[-+]?\.inf|\.nan",
     re.IGNORECASE,
 )
-# YAML 1.1 ends lines, comments too, where editors do not (CR alone, NEL, LS, PS); bidi controls reorder what is
-# shown; a byte order mark may stand anywhere.
+# YAML 1.1 ends lines, comments too, where editors do not (CR alone, NEL, LS, PS); bidi controls reorder what
+# is shown; a byte order mark may stand anywhere.
 _HIDDEN = re.compile("\r(?!\n)|[\x85\u2028\u2029\ufeff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MAX_NUMBER_CHARS = 32  # longer is text: a digest of digits alone, say
 

@@ -97,6 +97,11 @@ class Assembly:
         if self._live is not None:
             await self._live.start()
 
+    @property
+    def live(self) -> LivePolicy | None:
+        """What follows the published policies; None without the shared secret."""
+        return self._live
+
     def app(self) -> Any:
         """The ASGI application; `start` comes first."""
         return create_app(self._pipeline, settings=self._config.http, idempotency=self._idempotency)

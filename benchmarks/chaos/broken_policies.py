@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 MAX_BYTES = 256 * 1024
 
@@ -68,7 +69,7 @@ def _of_wild_numbers(good: str, rng: random.Random) -> bytes:
 def _alias_bomb(good: str, rng: random.Random) -> bytes:
     names = [f"n{number}" for number in range(rng.randrange(4, 12))]
     bomb = f"{names[0]}: &{names[0]} [x, x]\n"
-    for old, new in zip(names, names[1:], strict=False):
+    for old, new in pairwise(names):
         bomb += f"{new}: &{new} [{', '.join([f'*{old}'] * rng.randrange(2, 10))}]\n"
     return (bomb + good).encode()
 

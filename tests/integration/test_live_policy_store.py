@@ -173,7 +173,7 @@ async def test_a_stranger_in_the_store_installs_nothing(server: ValkeyServer, co
         await publisher.push(A)
         await one.becomes(A.version)
         await stranger.push(document("theirs", key="their key"), force=True)
-        live = one.assembly._live
+        live = one.assembly.live
         assert live is not None
         async with asyncio.timeout(30):
             while live.trouble is None:
