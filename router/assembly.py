@@ -52,6 +52,7 @@ class Assembly:
         self._config = config
         self._tiers = tiers
         self._handle = classifier
+        self._once: Any = None
         self._secret = cache_secret()
         self._budgets, self._commands = guarded(redis_url(config))
         self._records = connect(redis_url(config), command_timeout_s=0.5, decode_responses=False)
@@ -104,13 +105,16 @@ class Assembly:
 
     def app(self) -> Any:
         """The ASGI application; `start` comes first."""
-        return create_app(self._pipeline, settings=self._config.http, idempotency=self._idempotency)
+        app = create_app(self._pipeline, settings=self._config.http, idempotency=self._idempotency)
+        self._once = app.state.once
+        return app
 
     async def aclose(self) -> None:
+        if self._once is not None:
+            await self._once.aclose()
         if self._live is not None:
             await self._live.aclose()
         await self._pipeline.aclose()
-        await self._idempotency.aclose()
         await self._commands.aclose()
         for client in (self._budgets, self._records, self._answers):
             await client.aclose()

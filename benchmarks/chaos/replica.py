@@ -152,7 +152,6 @@ class Replica:
         await self.pipeline.aclose()
         for runner in self._runners.values():
             await runner.aclose()
-        await self.idempotency.aclose()
         await self._commands.aclose()
         for client in (self._client, self._records, self._answers):
             await client.aclose()

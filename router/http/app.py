@@ -7,6 +7,7 @@ from starlette.routing import Route
 
 from router.http.chat import ChatEndpoint, ExplainEndpoint
 from router.http.docs import add_docs
+from router.http.once import Once
 from router.http.openapi import DESCRIPTION, TITLE, VERSION, describe
 from router.http.pages import add_error_handlers, add_pages
 from router.http.settings import HttpSettings
@@ -22,7 +23,7 @@ def create_app(
     Chat is a bare ASGI route: no middleware of ours, no dependency injection, no response model.
     """
     settings = settings or HttpSettings()
-    store = idempotency or MemoryIdempotency()
+    once = Once(idempotency or MemoryIdempotency())
     app = FastAPI(
         title=TITLE,
         version=VERSION,
@@ -32,7 +33,8 @@ def create_app(
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
     )
-    chat, explain = ChatEndpoint(service, settings, store), ExplainEndpoint(service, settings)
+    chat, explain = ChatEndpoint(service, settings, once), ExplainEndpoint(service, settings)
+    app.state.once = once  # its owner ends it: its runs outlive their connections
     # First in the list: the router looks at routes in order.
     app.router.routes.insert(0, Route("/v1/chat/completions", chat, methods=["POST"], name="chat"))
     app.router.routes.append(Route("/v1/explain", explain, methods=["POST"], name="explain"))

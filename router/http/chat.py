@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pydantic_core
 from starlette.types import Receive, Scope, Send
@@ -12,7 +13,7 @@ from router.http.convert import route_request
 from router.http.errors import ClientLeft, error_wire
 from router.http.headers import RequestHead, json_headers, read_head
 from router.http.mailbox import close_events
-from router.http.once import OnceService, ticket
+from router.http.once import Once, ticket
 from router.http.parse import check_head, parse_json, read_body
 from router.http.refusals import chat_request
 from router.http.replies import reply_wire
@@ -21,7 +22,6 @@ from router.http.settings import HttpSettings
 from router.http.sse import SseResponse
 from router.http.watch import unless_left
 from router.http.wire import Wire
-from router.idempotency import IdempotencyStore
 from router.request import Caller, ReplyStream, RouteRequest, Service
 
 
@@ -62,21 +62,27 @@ class _Endpoint:
 
 
 class ChatEndpoint(_Endpoint):
-    def __init__(self, service: Service, settings: HttpSettings, store: IdempotencyStore) -> None:
+    def __init__(self, service: Service, settings: HttpSettings, once: Once) -> None:
         super().__init__(service, settings)
-        self._store = store
+        self._once = once
 
     async def _answer(self, incoming: _Incoming, receive: Receive, send: Send) -> None:
-        head, caller, request = incoming.head, incoming.caller, incoming.request
-        service: Service | OnceService = self._service
-        if head.idempotency_key is not None:
-            once = ticket(caller, head.idempotency_key, incoming.body)
-            service = OnceService(self._service, self._store, once)
-        if not incoming.chat.stream:
-            reply = await unless_left(service.complete(caller, request), receive)
-            await reply_wire(reply, head.request_id).send(send)
+        head = incoming.head
+        respond = partial(self._respond, incoming)
+        if head.idempotency_key is None:
+            await respond(receive, send)
             return
-        stream = await unless_left(service.stream(caller, request), receive, _discard)
+        key = ticket(incoming.caller, head.idempotency_key, incoming.body)
+        await self._once.answer(key, head.request_id, respond, receive, send)
+
+    async def _respond(self, incoming: _Incoming, receive: Receive, send: Send) -> bool:
+        """Send the whole response; False if the answer in it broke off."""
+        head, caller, request = incoming.head, incoming.caller, incoming.request
+        if not incoming.chat.stream:
+            reply = await unless_left(self._service.complete(caller, request), receive)
+            await reply_wire(reply, head.request_id).send(send)
+            return True
+        stream = await unless_left(self._service.stream(caller, request), receive, _discard)
         options = incoming.chat.stream_options
         response = SseResponse(
             stream,
@@ -86,6 +92,7 @@ class ChatEndpoint(_Endpoint):
             settings=self._settings,
         )
         await response.run(receive, send)
+        return response.whole
 
 
 async def _discard(stream: ReplyStream) -> None:

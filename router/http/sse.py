@@ -64,6 +64,11 @@ class SseResponse:
             drop(watcher)
             await stop(reader)
 
+    @property
+    def whole(self) -> bool:
+        """The answer is there to its end."""
+        return self._mailbox.reply is not None
+
     async def _watch(self, receive: Receive) -> None:
         await client_gone(receive)
         self._mailbox.leave()

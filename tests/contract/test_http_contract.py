@@ -571,15 +571,98 @@ async def test_a_streamed_answer_is_told_again_as_a_stream(
     assert first.text == again.text
 
 
-async def test_a_stream_that_broke_or_was_left_gives_its_key_back(service: ScriptedService):
+async def test_a_replay_is_byte_equal_however_the_stream_was_cut_into_pieces(service: ScriptedService):
+    """Heartbeats and progress included; all but what tells of one request is said again in the headers."""
     app = create_app(service, settings=SETTINGS)
-    body = json.dumps(BODY | {"stream": True}).encode()
-    service.steps = (TextDelta("2"), asyncio.Event().wait)
+    body = json.dumps(BODY | {"stream": True, "compute": {"progress": True}}).encode()
+
+    async def pause() -> None:
+        await asyncio.sleep(0.05)
+
+    service.steps = (
+        pause,
+        TextDelta("2 + "),
+        pause,
+        Progress(1, "2", 0.5, 9),
+        pause,
+        TextDelta("2 is 4"),
+        REPLY,
+    )
+    first = Exchange(body, headers=ONCE | {"x-request-id": "one"})
+    await app(first.scope, first.receive, first.send)
+    again = Exchange(body, headers=ONCE | {"x-request-id": "two"})
+    await app(again.scope, again.receive, again.send)
+    assert b": keep-alive" in first.body
+    assert first.body == again.body
+    changed = {"x-request-id", "idempotent-replayed"}
+    limits = {name for name in first.headers if name.startswith("x-ratelimit-")}
+    same = {name: value for name, value in first.headers.items() if name not in changed | limits}
+    assert again.headers == same | {"x-request-id": "two", "idempotent-replayed": "true"}
+    assert len(service.seen) == 1
+
+
+async def test_an_answer_is_told_again_byte_for_byte(client: httpx.AsyncClient, service: ScriptedService):
+    first = await client.post(CHAT, json=BODY, headers=ONCE)
+    again = await client.post(CHAT, json=BODY, headers=ONCE)
+    assert first.content == again.content
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["x-acr-decision-id"] == first.headers["x-acr-decision-id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_does_not_end_the_run_of_its_key(service: ScriptedService, stream: bool):
+    app = create_app(service, settings=SETTINGS)
+    gate = asyncio.Event()
+    if stream:
+        service.steps = (TextDelta("2"), gate.wait, TextDelta(" + 2 is 4"), REPLY)
+    else:
+        service.before = gate.wait
+    body = json.dumps(BODY | {"stream": stream}).encode()
     left = Exchange(body, headers=ONCE)
     task = asyncio.create_task(app(left.scope, left.receive, left.send))
-    await left.until(lambda e: b'"content":"2"' in e.body)
+    await service.called.wait()
     left.leave()
     await task
+    early = Exchange(body, headers=ONCE)
+    await app(early.scope, early.receive, early.send)
+    assert early.status == 409
+    gate.set()
+    async with asyncio.timeout(5):
+        while True:
+            back = Exchange(body, headers=ONCE)
+            await app(back.scope, back.receive, back.send)
+            if back.status == 200:
+                break
+            await asyncio.sleep(0.01)
+    assert b"2 is 4" in back.body
+    assert back.headers["idempotent-replayed"] == "true"
+    assert len(service.seen) == 1
+    assert service.cancelled == 0
+
+
+async def test_a_cancelled_request_does_not_end_the_run_of_its_key(service: ScriptedService):
+    """Some servers cancel the request when its client leaves."""
+    app = create_app(service, settings=SETTINGS)
+    gate = asyncio.Event()
+    service.before = gate.wait
+    left = Exchange(json.dumps(BODY).encode(), headers=ONCE)
+    task = asyncio.create_task(app(left.scope, left.receive, left.send))
+    await service.called.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.set()
+    await app.state.once.aclose()
+    back = Exchange(json.dumps(BODY).encode(), headers=ONCE)
+    await app(back.scope, back.receive, back.send)
+    assert back.status == 200
+    assert len(service.seen) == 1
+
+
+async def test_a_stream_that_broke_gives_its_key_back(service: ScriptedService):
+    app = create_app(service, settings=SETTINGS)
+    body = json.dumps(BODY | {"stream": True}).encode()
     service.steps = (TextDelta("2"), UpstreamFailed("Died."))
     broken = Exchange(body, headers=ONCE)
     await app(broken.scope, broken.receive, broken.send)
@@ -588,7 +671,79 @@ async def test_a_stream_that_broke_or_was_left_gives_its_key_back(service: Scrip
     good = Exchange(body, headers=ONCE)
     await app(good.scope, good.receive, good.send)
     assert b"[DONE]" in good.body
-    assert len(service.seen) == 3
+    assert len(service.seen) == 2
+
+
+async def test_a_replica_that_shuts_down_frees_its_keys_and_tells_who_waits(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+):
+    store = MemoryIdempotency()
+    app = create_app(service, settings=SETTINGS, idempotency=store)
+    service.before = asyncio.Event().wait
+    waiting = Exchange(json.dumps(BODY).encode(), headers=ONCE)
+    task = asyncio.create_task(app(waiting.scope, waiting.receive, waiting.send))
+    await service.called.wait()
+    await app.state.once._background.aclose(timeout_s=0.01)
+    await task
+    assert waiting.status == 503
+    assert waiting.headers["x-should-retry"] == "true"
+    service.before = None
+    elsewhere = create_app(service, settings=SETTINGS, idempotency=store)
+    again = Exchange(json.dumps(BODY).encode(), headers=ONCE)
+    await elsewhere(again.scope, again.receive, again.send)
+    assert again.status == 200
+
+
+async def test_an_unknown_failure_of_a_run_that_nobody_waits_for_is_logged_without_its_words(
+    service: ScriptedService, caplog: pytest.LogCaptureFixture
+):
+    app = create_app(service, settings=SETTINGS)
+    gate = asyncio.Event()
+    service.before = gate.wait
+    service.error = ValueError("secret prompt")
+    left = Exchange(json.dumps(BODY).encode(), headers=ONCE)
+    task = asyncio.create_task(app(left.scope, left.receive, left.send))
+    await service.called.wait()
+    left.leave()
+    await task
+    gate.set()
+    await app.state.once.aclose()
+    assert "ValueError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("key", [b"", b"x" * 256, b"a\x00b", b"a\nb", b"a\x7fb", b"caf\xe9", b"a\tb"])
+async def test_odd_keys_are_refused_and_nothing_is_run(service: ScriptedService, key: bytes):
+    exchange = Exchange(json.dumps(BODY).encode())
+    exchange.scope["headers"].append((b"idempotency-key", key))
+    app = create_app(service, settings=SETTINGS)
+    await app(exchange.scope, exchange.receive, exchange.send)
+    assert exchange.status == 400
+    assert json.loads(exchange.body)["error"]["param"] == "Idempotency-Key"
+    assert not service.seen
+
+
+async def test_two_keys_are_refused(service: ScriptedService):
+    exchange = Exchange(json.dumps(BODY).encode(), headers=ONCE)
+    exchange.scope["headers"].append((b"idempotency-key", b"k2"))
+    app = create_app(service, settings=SETTINGS)
+    await app(exchange.scope, exchange.receive, exchange.send)
+    assert exchange.status == 400
+    assert not service.seen
+
+
+async def test_the_longest_key_is_good(client: httpx.AsyncClient):
+    assert (await client.post(CHAT, json=BODY, headers={"idempotency-key": "x" * 255})).status_code == 200
+
+
+@pytest.mark.parametrize("said", ["max-age=x", "only-if-cached", "no-store=1"])
+async def test_a_cache_control_that_would_be_misread_is_refused(
+    client: httpx.AsyncClient, service: ScriptedService, said: str
+):
+    response = await client.post(CHAT, json=BODY, headers={"cache-control": said})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "Cache-Control"
+    assert not service.seen
 
 
 async def test_a_store_of_ones_own_is_shared_between_applications(service: ScriptedService):

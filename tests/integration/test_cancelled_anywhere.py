@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
+from starlette.types import Receive, Send
 
 import router.lease
 from backends.engines.fake import FakeConfig, FakeEngine
@@ -15,8 +16,8 @@ from benchmarks.chaos.replica import Replica, ask, caller, new_name, policy, set
 from policies.schema import Policy
 from policies.store import connect
 from router.errors import IdempotencyInFlight
-from router.http.once import OnceService, ticket
-from router.request import RouteRequest
+from router.http.once import Once, ticket
+from router.http.wire import Wire
 from tests.cancelling import cancelled_at
 
 MOST = 200
@@ -56,14 +57,30 @@ async def stream(replica: Replica, tenant: str, number: int) -> None:
             pass
 
 
-def once(replica: Replica, request: RouteRequest, number: int, tenant: str) -> OnceService:
-    use = ticket(caller(tenant), b"key-%d" % number, repr(request).encode())
-    return OnceService(replica.pipeline, replica.idempotency, use)
+RUNS: list[Once] = []
 
 
 async def idempotent(replica: Replica, tenant: str, number: int) -> None:
+    """The request is cancelled, and not the run: that is its key's."""
     request = ask(f"What is {number}?")
-    await once(replica, request, number, tenant).complete(caller(tenant), request)
+    RUNS.append(Once(replica.idempotency))
+
+    async def respond(receive: Receive, send: Send) -> bool:
+        reply = await replica.pipeline.complete(caller(tenant), request)
+        await Wire(200, [], reply.choices[0].text.encode()).send(send)
+        return True
+
+    use = ticket(caller(tenant), f"key-{number}".encode(), b"body")
+    await RUNS[-1].answer(use, "r", respond, asyncio.Event().wait, sent)  # type: ignore[arg-type]
+
+
+async def sent(message: object) -> None:
+    """To a client that takes everything."""
+
+
+async def runs_are_over() -> None:
+    while RUNS:
+        await RUNS.pop().aclose()
 
 
 Kind = Callable[[Replica, str, int], Awaitable[None]]
@@ -95,6 +112,7 @@ async def test_cancelled_anywhere(
             await hit(replica, tenant, 0)
         for k in range(1, MOST):
             struck = await cancelled_at(k, name, lambda: kind(replica, tenant, k), leave=leave)  # noqa: B023
+            await runs_are_over()
             used = await settled(valkey_url, rules, tenant)
             generated = replica.generated()
             if kind is hit:  # one that was charged may have been cancelled after it
@@ -112,6 +130,7 @@ async def test_cancelled_anywhere(
         if kind is idempotent:  # a key of which the request was cancelled is free again
             for number in range(1, k + 1):
                 await again(replica, tenant, number)
+        await runs_are_over()
         await no_others(before)
 
 

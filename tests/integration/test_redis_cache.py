@@ -11,8 +11,6 @@ from redis.retry import Retry
 
 from router.cache import RedisCache, decode_reply, encode_reply
 from router.cache_store import CacheStore
-from router.errors import IdempotencyInFlight, IdempotencyReused, StoreUnavailable
-from router.idempotency import RedisIdempotency
 from tests.fakes_http import REPLY
 
 SECRET = b"s" * 32
@@ -178,61 +176,3 @@ async def test_a_cancelled_get_is_cancelled_and_not_a_miss(
         await client.execute_command("CLIENT", "UNPAUSE")
     assert cache.counts.store_errors == 0
     await patient.aclose()
-
-
-# --- Idempotency-Keys in the same kind of store
-
-
-@pytest.fixture
-def keys(client: Redis, prefix: str) -> RedisIdempotency:
-    return RedisIdempotency(client, SECRET, prefix=prefix)
-
-
-async def test_a_key_is_run_once_by_however_many_replicas(valkey_url: str, prefix: str) -> None:
-    clients = [connect(valkey_url) for _ in range(4)]
-    stores = [RedisIdempotency(client, SECRET, prefix=prefix) for client in clients]
-    results = await asyncio.gather(
-        *(stores[i % 4].begin("a", "k", "f") for i in range(100)), return_exceptions=True
-    )
-    assert results.count(None) == 1
-    assert sum(isinstance(result, IdempotencyInFlight) for result in results) == 99
-    for client in clients:
-        await client.aclose()
-
-
-async def test_a_kept_reply_is_told_to_its_tenant_and_body_only(keys: RedisIdempotency) -> None:
-    assert await keys.begin("a", "k", "f") is None
-    await keys.finish("a", "k", "f", b"one\ntwo")
-    assert await keys.begin("a", "k", "f") == b"one\ntwo"
-    with pytest.raises(IdempotencyReused):
-        await keys.begin("a", "k", "g")
-    assert await keys.begin("b", "k", "f") is None
-
-
-async def test_a_key_given_back_is_free(keys: RedisIdempotency) -> None:
-    await keys.begin("a", "k", "f")
-    await keys.finish("a", "k", "f", None)
-    assert await keys.begin("a", "k", "g") is None
-
-
-async def test_records_expire_and_name_nobody(client: Redis, keys: RedisIdempotency, prefix: str) -> None:
-    await keys.begin("tenant-a", "my-key", "f")
-    (name,) = [key async for key in client.scan_iter(match=prefix + "*")]
-    assert 600_000 < await client.pttl(name) <= 660_000
-    assert b"tenant-a" not in name
-    assert b"my-key" not in name
-
-
-async def test_a_forged_record_is_not_told(client: Redis, keys: RedisIdempotency, prefix: str) -> None:
-    await keys.begin("a", "k", "f")
-    (name,) = [key async for key in client.scan_iter(match=prefix + "*")]
-    await client.set(name, b"f\nforged")
-    with pytest.raises(IdempotencyReused):
-        await keys.begin("a", "k", "f")
-
-
-async def test_without_the_store_there_is_no_promise(prefix: str, tmp_path) -> None:
-    client = connect(f"unix://{tmp_path}/nobody.sock")
-    with pytest.raises(StoreUnavailable):
-        await RedisIdempotency(client, SECRET, prefix=prefix).begin("a", "k", "f")
-    await client.aclose()

@@ -222,6 +222,34 @@ def test_leaving_while_waiting_frees_the_tier_and_charges_what_was_spent(service
     assert 0 < spent < SLOW_TOKENS
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_a_run_that_has_a_key_does_not_end_it(service: Service, stream: bool) -> None:
+    """Serve cancels what a request has called when its client leaves; a key's run is not the request's."""
+    before, _ = service.used_and_held()
+    body = ask(slow(7 + stream), stream=stream)
+    once = {"idempotency-key": f"leaving-{stream}"}
+    with service.http() as http:
+        if stream:
+            with http.stream("POST", "/v1/chat/completions", json=body, headers=once) as left:
+                next(left.iter_text())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/v1/chat/completions", json=body, headers=once, timeout=1.0)
+        assert http.post("/v1/chat/completions", json=body, headers=once).status_code == 409
+        replies: list[httpx.Response] = []
+
+        def answered() -> bool:
+            replies.append(http.post("/v1/chat/completions", json=body, headers=once))
+            return replies[-1].status_code != 409
+
+        assert eventually(answered, SLOW_S * 6)
+        assert replies[-1].status_code == 200
+        assert replies[-1].headers["idempotent-replayed"] == "true"
+        assert f"word{SLOW_TOKENS - 1}" in replies[-1].text
+    assert eventually(lambda: service.used_and_held()[1] == 0, 8)
+    assert SLOW_TOKENS <= service.used_and_held()[0] - before < 2 * SLOW_TOKENS
+
+
 # -- errors, through HAProxy and Serve
 
 
