@@ -48,6 +48,9 @@ bench-compute: $(VENV)/.dev ## what each strategy is worth: tables and plots fro
 bench-decision: $(VENV)/.dev ## what a decision costs in process
 	@$(BIN)/python -m benchmarks.decision
 
+bench-pacing: $(VENV)/.dev ## a simulated day: budgets of half, all and twice what it would cost, with and without pacing
+	@$(BIN)/python -m benchmarks.pacing
+
 train: $(VENV)/.dev ## train the classifier again from the recorded outcome table
 	@$(BIN)/acr train benchmarks/data/smollm2_135m.jsonl --out classifier/artifacts/smollm2-135m
 

@@ -174,7 +174,7 @@ class Execution:
         if self._shares is None:
             return True
         try:
-            spent = await self._shares.take(step.tier, Amount(step.budget_tokens))
+            spent = await self._shares.take(step.tier, self._bound(step, step.budget_tokens))
         except LedgerError:
             if not self._results:
                 raise
@@ -218,10 +218,10 @@ class Execution:
         ceiling = self._ceiling_tokens
         if ceiling is None or self.owed.tokens + wanted <= ceiling:
             try:
+                more = self._bound(step, wanted).beyond(self._bound(step, task.budget_tokens))
                 if self._shares is not None:
-                    await self._shares.extend(step.tier, Amount(extra))
-                held = self._bound(step, task.budget_tokens)
-                await self._hold.extend(self._bound(step, wanted).beyond(held))
+                    await self._shares.extend(step.tier, more)
+                await self._hold.extend(more)
                 return replace(task, budget_tokens=wanted)
             except (BudgetDenied, StoreUnavailable):  # what is held will do
                 if self._request.allow_degrade is False:
@@ -262,7 +262,7 @@ class Execution:
     def _end(self, tier: str, spend: Spend | None, used: Used) -> None:
         self.owed.end(spend, used.gpu_seconds, used.usd)
         if self._shares is not None:
-            self._shares.end(tier, Amount((spend or Spend()).total))
+            self._shares.end(tier, Amount.of((spend or Spend()).total, used.gpu_seconds, used.usd))
 
     async def _answer(self, tier: str, task: TierTask, emit: Emit | None) -> TierResult:
         if emit is None:

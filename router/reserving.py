@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from policies.amounts import Amount, in_words
+from policies.amounts import in_words
 from policies.arm_spec import TIERS
 from policies.conditions import SpentShare
 from policies.errors import BudgetDenied, BudgetExhausted, NoArm, PlanRefused, StoreUnavailable
@@ -73,13 +73,13 @@ async def _held(
     again: Callable[[Mapping[str, SpentShare]], Plan] = partial(plan, None, None, None)
     while True:  # the budget refuses once, and each tier's share once: then it is not planned with any more
         found = again(spent)
-        tokens = found.start.budget_tokens
-        refused = None if shares is None else await shares.take(found.start.tier, Amount(tokens))
+        amount = holding.most(found.start, found.start.budget_tokens)
+        refused = None if shares is None else await shares.take(found.start.tier, amount)
         if refused is not None:
             spent[found.start.tier] = refused
             continue
         try:
-            await lease.reserve(scopes, holding.most(found.start, tokens))
+            await lease.reserve(scopes, amount)
         except BudgetDenied as denied:
             if short is not None:
                 raise
@@ -90,13 +90,20 @@ async def _held(
 
 
 async def foreseen(
-    plan: Planner, remaining_tokens: int | None, retry_after_s: float | None, shares: TierShares
+    plan: Planner,
+    remaining_tokens: int | None,
+    retry_after_s: float | None,
+    shares: TierShares,
+    holding: Holding,
+    tiers: frozenset[str],
 ) -> Plan:
     """The plan that would be held now; nothing is. Raises what planning raises, StoreUnavailable."""
+    plan = _on_payable_tiers(plan, holding, tiers)
     spent: dict[str, SpentShare] = {}
     while True:
         found = plan(remaining_tokens, retry_after_s, None, spent)
-        refused = await shares.look(found.start.tier, Amount(found.start.budget_tokens))
+        amount = holding.most(found.start, found.start.budget_tokens)
+        refused = await shares.look(found.start.tier, amount)
         if refused is None:
             return found
         spent[found.start.tier] = refused

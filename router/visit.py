@@ -110,7 +110,8 @@ class Visit:
             tight = tightest(gauges)
             planning = self._planning(prediction, pace_of(self._tenant, gauges), probing=False)
             left, reset_s = (tight.remaining, tight.reset_s) if tight else (None, None)
-            plan = await foreseen(planning.plan, left, reset_s, self._shares(self._lease().id))
+            shares, tiers = self._shares(self._lease().id), frozenset(self._parts.tiers.names)
+            plan = await foreseen(planning.plan, left, reset_s, shares, self._holding(), tiers)
         return {
             "tenant": self._caller.tenant,
             "policy_version": self._parts.policy.version,
@@ -170,9 +171,7 @@ class Visit:
         self._shadow(prediction)
         lease = self._lease()
         shares = self._shares(lease.id)
-        holding = Holding.of(
-            self._scopes(), self._parts.tariffs, self._request.n, self._tenant.on_low_budget == "degrade"
-        )
+        holding = self._holding()
         try:
             plan = await reserved(
                 lease,
@@ -254,6 +253,10 @@ class Visit:
             pace=self._paces.of(self._tenant) if pace is None else pace,
             probing=probing,
         )
+
+    def _holding(self) -> Holding:
+        may_move = self._tenant.on_low_budget == "degrade"
+        return Holding.of(self._scopes(), self._parts.tariffs, self._request.n, may_move)
 
     def _shares(self, lease_id: str) -> TierShares:
         parts = self._parts

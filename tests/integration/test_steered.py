@@ -25,7 +25,7 @@ STEERED = {"direct/direct": 0.1, "consistency/sc8": 0.2, "search/beam": 0.95}
 
 @pytest.fixture
 async def client(valkey_url: str) -> AsyncIterator[Redis]:
-    client = connect(valkey_url, command_timeout_s=30.0, pool_timeout_s=60.0)
+    client = connect(valkey_url, connect_timeout_s=60.0, command_timeout_s=60.0, pool_timeout_s=60.0)
     yield client
     await client.aclose()
 

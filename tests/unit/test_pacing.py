@@ -50,7 +50,7 @@ def test_the_edges_of_a_window() -> None:
 def test_strength_is_how_hard_it_steers() -> None:
     factors = [pace(Pacing(strength=s), 0.55, 0.5).factor for s in (0.5, 1.0, 2.0)]
     assert factors == sorted(factors)
-    assert factors[1] == pytest.approx((0.45 / 0.5) ** -8)
+    assert factors[1] == pytest.approx((0.45 / 0.5) ** -16)
 
 
 def test_the_unit_that_is_furthest_ahead_decides() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backends.hardware import H200, SMOLLM2_135M
 from backends.verifiers.base import VerifySpec
 from policies.amounts import Amount
 from policies.errors import PolicyFileError
@@ -18,6 +19,7 @@ from policies.schema import TenantPolicy
 from policies.shares import share_scopes, spend_scopes, tenant_scope, tier_scope
 from router import errors as told
 from router.errors import TierUnavailable
+from router.holding import Tariff
 from tests.service import ACME, HARD, POLICY, TestService, request, start_service
 from tests.tasks import says
 
@@ -300,3 +302,20 @@ async def test_tenants_without_shares_ask_for_nothing_more() -> None:
     object.__setattr__(service.pipeline._parts, "ledger", Watched())
     await service.pipeline.complete(ACME, request())
     assert calls == ["reserve", "settle"]
+
+
+async def test_a_share_holds_in_money_and_gpu_time_too() -> None:
+    """A fifth of a day's money for search: what a run may cost is held, and what it cost is charged."""
+    budgets = "budgets: {day: {tokens: 1000000, usd: %s}}"
+    tariffs = {tier: Tariff(SMOLLM2_135M, H200) for tier in ("direct", "consistency", "search")}
+    rich = await start_service(p=STEERED, policy=with_share("{search: 0.2}", budgets % 100), tariffs=tariffs)
+    assert (await rich.pipeline.complete(ACME, request())).receipt.tier == "search"
+    poor = await start_service(p=STEERED, policy=with_share("{search: 0.001}", budgets % 1), tariffs=tariffs)
+    poor_reply = await poor.pipeline.complete(ACME, request())
+    assert poor_reply.receipt.tier != "search"
+    await until(lambda: not rich.pipeline._background._tasks)
+    gauges = await rich.ledger.peek("acme", [("tier:search", {"day": {}}), ("tenant", {"day": {}})])
+    numbers = {(g.scope, g.unit): (g.used, g.held) for g in gauges}
+    assert numbers["tier:search", "micro_usd"] == numbers["tenant", "micro_usd"]
+    assert numbers["tier:search", "tokens"] == numbers["tenant", "tokens"]
+    assert numbers["tier:search", "tokens"][1] == 0
