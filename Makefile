@@ -9,7 +9,7 @@ PORT ?= 8000
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: help demo serve test test-vllm check format model bench-overhead bench-decision bench-compute train clean
+.PHONY: help demo serve test test-vllm check format model bench-overhead bench-decision bench-compute chaos train clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ bench-overhead: $(VENV)/.dev ## what the router adds to a bare Ray Serve app, on
 
 bench-compute: $(VENV)/.dev ## what each strategy is worth: tables and plots from the recorded outcomes (TABLE="A.jsonl B.jsonl")
 	@$(BIN)/python -m benchmarks.compute $(TABLE)
+
+chaos: $(VENV)/.dev ## break stores, replicas and clocks on purpose, count afterwards (about 6 minutes a server)
+	@$(BIN)/python -m benchmarks.chaos
 
 bench-decision: $(VENV)/.dev ## what a decision costs in process
 	@$(BIN)/python -m benchmarks.decision

@@ -97,17 +97,21 @@ class Batches:
                     reply.set_result(value)
 
     async def _replies(self, commands: list[Sequence[Argument]]) -> list[Any]:
-        """A reply or an error for each command; the breaker learns how it went."""
+        """A reply or an error for each command; the breaker learns how it went.
+
+        A connection that breaks after some replies is no failure of the store: those who got theirs keep it.
+        """
+        replies: list[Any] = []
         try:
             if self.breaker is not None:
                 self.breaker.check()  # it may have opened while these waited
-            replies = await self._in_time(commands)
+            await self._in_time(commands, replies)
         except StoreResting as error:
             return [error] * len(commands)
         except (RedisError, OSError) as error:
-            if self.breaker is not None:
+            if self.breaker is not None and not replies:
                 self.breaker.failed(error)
-            return [error] * len(commands)
+            return replies + [error] * (len(commands) - len(replies))
         if self.breaker is not None:
             refusal = next((reply for reply in replies if serves_nobody(reply)), None)
             self.breaker.succeeded() if refusal is None else self.breaker.failed(refusal)
@@ -115,24 +119,26 @@ class Batches:
 
     async def _probe(self) -> Exception | None:
         """A small write, since a server that is full or read-only still answers PING."""
+        replies: list[Any] = []
         try:
-            (reply,) = await self._in_time([("SET", PROBE_KEY, "1", "EX", 60)])
+            await self._in_time([("SET", PROBE_KEY, "1", "EX", 60)], replies)
         except (RedisError, OSError) as error:
             return error
-        return reply if isinstance(reply, Exception) else None
+        return replies[0] if isinstance(replies[0], Exception) else None
 
-    async def _in_time(self, commands: list[Sequence[Argument]]) -> list[Any]:
-        """The replies, or TimeoutError.
+    async def _in_time(self, commands: list[Sequence[Argument]], replies: list[Any]) -> None:
+        """Append all replies, or as many as came before the error that is raised; TimeoutError if it is time.
 
         Where this process stood still, replies that lie there count as in time: a timer alone would take the
         store for slow whenever the event loop was.
         """
-        work = asyncio.create_task(self._pipelined(commands))
+        work = asyncio.create_task(self._pipelined(commands, replies))
         try:
             await asyncio.wait({work}, timeout=self._round_trip_s)
             for _ in range(LOOK_AGAIN):
                 if work.done():
-                    return work.result()
+                    work.result()
+                    return
                 await asyncio.sleep(0)
         except UnicodeDecodeError as error:
             raise InvalidResponse("a reply that is not text") from error
@@ -140,27 +146,26 @@ class Batches:
             work.cancel()
         raise TimeoutError
 
-    async def _pipelined(self, commands: list[Sequence[Argument]]) -> list[Any]:
+    async def _pipelined(self, commands: list[Sequence[Argument]], replies: list[Any]) -> None:
         """All commands down one connection, then all replies; half the work of redis-py's own pipeline."""
         pool = self._client.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-        replies: list[Any] = []
         try:
             await connection.send_packed_command(connection.pack_commands(commands))
             for command in commands:
                 try:
-                    replies.append(await connection.read_response())
+                    reply = await connection.read_response()
                 except ResponseError as error:  # this command's own; the next reply follows
-                    replies.append(error)
-                if command[0] in ("EVALSHA", "EVAL") and isinstance(replies[-1], str | bytes):
+                    reply = error
+                if command[0] in ("EVALSHA", "EVAL") and isinstance(reply, str | bytes):
                     raise InvalidResponse("a reply that no script of ours gives")
+                replies.append(reply)
         except BaseException:
             # Replies may still be on their way: nobody else may read them.
             await connection.disconnect(nowait=True)
             raise
         finally:
             await pool.release(connection)
-        return replies
 
 
 class Script:

@@ -32,7 +32,7 @@ class FaultProxy:
     refuse   nobody listens; connections that are open are reset
     freeze   nothing comes through, connections stay open
     delay    every reply comes `delay_s` late
-    drop     `rate` of the replies are lost: the connection is reset, or says nothing more
+    drop     `rate` of the replies are lost: the connection is reset, or (`mute_share`) says nothing more
     half     `rate` of the replies end in their middle, and with them the connection
     garbage  `rate` of the replies are something else
     """
@@ -46,6 +46,7 @@ class FaultProxy:
         self._pumps: set[asyncio.Task[None]] = set()
         self.mode: Mode = "pass"
         self.rate = 1.0
+        self.mute_share = 0.5
         self.delay_s = 0.0
         self.port = 0
         self.replies = 0
@@ -86,10 +87,12 @@ class FaultProxy:
             self._server.close()
             self._server = None
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._pumps.add(task)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pump = asyncio.create_task(self._carry(reader, writer))
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         upstream: asyncio.StreamWriter | None = None
         try:
@@ -102,7 +105,6 @@ class FaultProxy:
             pass
         finally:
             self._open.discard(writer)
-            self._pumps.discard(task)
             for end in (writer, upstream):
                 if end is not None:
                     end.transport.abort()
@@ -133,10 +135,10 @@ class FaultProxy:
                         return
                     if self.mode == "garbage":
                         reply = self._dice.choice(NONSENSE)
-                    elif self._dice.random() < 0.5:
-                        return
-                    else:
+                    elif self._dice.random() < self.mute_share:
                         mute = True  # a stream has no holes: what was to follow is lost with it
+                    else:
+                        return
                 if not mute:
                     writer.write(reply)
             await writer.drain()

@@ -31,8 +31,9 @@ class ValkeyServer:
     comes back on the same port, with what its append-only file kept.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, binary: str | None = None) -> None:
         self._folder = folder
+        self._binary = binary or os.environ.get("ACR_TEST_SERVER") or str(get_binary_path())
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -82,7 +83,7 @@ class ValkeyServer:
 
     def _try(self, more_options: Sequence[str]) -> bool:
         command = [
-            os.environ.get("ACR_TEST_SERVER") or str(get_binary_path()),
+            self._binary,
             "--port",
             str(self.port),
             "--bind",
