@@ -139,7 +139,9 @@ class OutageLedger:
     async def release(self, lease_id: str) -> None:
         debt = self._debt(lease_id)
         await self._account(debt.account).ledger.release(lease_id)
-        await self.settle(lease_id, NOTHING, exact=True)
+        if debt.used is None:
+            debt.used = NOTHING
+            self._tell(debt)
 
     async def peek(self, account: str, scopes: Scopes) -> tuple[Gauge, ...]:
         known = self._account(account)
@@ -189,11 +191,11 @@ class OutageLedger:
         The hold is told as well: requests that come after the store is back must not spend it again. It is
         held without limits, which have been checked here.
         """
-        if not debt.opened and debt.used != NOTHING:
+        if not debt.opened and (debt.used != NOTHING or not debt.exact):
             unlimited: Scopes = [
                 (scope, {window: {} for window in windows}) for scope, windows in debt.scopes
             ]
-            amount = debt.held if debt.used is None else debt.used
+            amount = debt.held if debt.used is None or not debt.exact else debt.used
             with suppress(LeaseNotOpen):  # it was opened, and settled by a tier or expired since
                 await self._store.reserve(debt.lease_id, debt.account, unlimited, amount, debt.ttl_s)
             debt.opened = True

@@ -26,8 +26,10 @@ OTHERS = ("benchmarks.chaos.policies",)
 GET_REDIS = "for a Redis 7 as well: `apt-get install redis-server`, or ACR_TEST_SERVER=/path/to/redis-server"
 
 
-def main(requests: int = 20_000, replica_kills: int = 20, store_kills: int = 5) -> None:
-    """Break things on purpose and count afterwards; about 6 minutes for each server."""
+def main(
+    requests: int = 20_000, replica_kills: int = 20, store_kills: int = 5, server: str | None = None
+) -> None:
+    """Break things on purpose and count afterwards; about 6 minutes for each server (valkey, redis)."""
     logging.disable(logging.ERROR)  # the breakers' lines are what is provoked here
     runs: list[Run] = [
         partial(dropped_replies.run, requests=requests),
@@ -41,9 +43,9 @@ def main(requests: int = 20_000, replica_kills: int = 20, store_kills: int = 5) 
     if "redis" not in found:
         console.print(f"no redis-server here, so the embedded Valkey alone; {GET_REDIS}")
     reports: list[Report] = []
-    for server, binary in found.items():
-        for run in runs:
-            reports.append(_made(run, server, binary))
+    for name, binary in found.items():
+        for run in runs if server in (None, name) else []:
+            reports.append(_made(run, name, binary))
             console.print(_line(reports[-1]))
     console.print(_table(reports))
     others = [_other(name) for name in OTHERS if importlib.util.find_spec(name) is not None]

@@ -15,7 +15,7 @@ from router.http.once import OnceService, ticket
 from router.request import Reply
 from tests.fault_proxy import fault_proxy
 
-CALLERS_A_REPLICA = 8
+CALLERS_A_REPLICA = 4
 TRIES = 30
 
 
@@ -24,7 +24,7 @@ async def run(
     progress: Progress,
     *,
     requests: int = 20_000,
-    replicas: int = 8,
+    replicas: int = 24,
     rate: float = 0.05,
     seed: int = 1,
 ) -> Report:

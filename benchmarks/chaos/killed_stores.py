@@ -1,7 +1,8 @@
 """The store is killed in the middle of traffic and started again: no charge is lost or made twice.
 
-With `appendfsync always` that is exact. With `everysec` the server puts writes off while the disk is busy with
-the last ones: then a kill loses what it had acknowledged meanwhile. How much that was is told; nothing is doubled.
+With `appendfsync always` that is exact. With `everysec` the server puts writes off while the disk is busy
+with the last ones: then a kill loses what it had acknowledged meanwhile. How much that was is told; nothing
+is doubled.
 """
 
 from __future__ import annotations

@@ -19,15 +19,18 @@ async def run(start: Start, progress: Progress) -> Report:
     report = Report("replicas with clocks an hour behind, right and an hour ahead")
     server = start(*DURABLE)
     names = [new_name() for _ in OFFSETS_S]
-    decided = []
-    for name, offset_s in zip(names, OFFSETS_S, strict=True):
+
+    async def decisions(name: str, offset_s: int) -> list[object]:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "benchmarks.chaos.skewed_replica", server.url, name, str(offset_s),
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         said, _ = await process.communicate()
-        decided.append(json.loads(said))
-        progress(f"clock {offset_s:+d} s: {len(decided[-1])} decisions")
+        found: list[object] = json.loads(said)
+        progress(f"clock {offset_s:+d} s: {len(found)} decisions")
+        return found
+
+    decided = await asyncio.gather(*map(decisions, names, OFFSETS_S))
     client = connect(server.url, command_timeout_s=10.0)
     edges = {key.rsplit(":", 1)[1] async for key in client.scan_iter(match="acr:*:budget:tenant:day:*")}
     await client.aclose()

@@ -12,13 +12,15 @@ from starlette.types import Receive, Send
 import router.lease
 from backends.engines.fake import FakeConfig, FakeEngine
 from backends.verifiers.base import VerifySpec
-from benchmarks.chaos.replica import Replica, ask, caller, new_name, policy, settled
+from benchmarks.chaos.replica import Replica, ask, caller, counted, new_name, policy, settled
 from policies.schema import Policy
 from policies.store import connect
 from router.errors import IdempotencyInFlight
 from router.http.once import Once, ticket
 from router.http.wire import Wire
 from tests.cancelling import cancelled_at
+from tests.fault_proxy import fault_proxy
+from tests.servers import ValkeyServer
 
 MOST = 200
 LADDER = {"direct/direct": 0.85, "consistency/sc4": 0.99}
@@ -132,6 +134,29 @@ async def test_cancelled_anywhere(
                 await again(replica, tenant, number)
         await runs_are_over()
         await no_others(before)
+
+
+@pytest.mark.parametrize("leave", [False, True], ids=["cancelled", "left"])
+async def test_cancelled_while_the_store_is_away(
+    start_valkey: Callable[..., ValkeyServer], leave: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Degraded requests are owed to the store, also what those had spent that were cancelled."""
+    server = start_valkey()
+    rules = policy(new_name())
+    tenant = next(name for name in rules.tenants if name.endswith("degrade"))
+    async with (
+        fault_proxy(server.port) as proxy,
+        Replica(proxy.url, rules, engine=speaker(), p=LADDER) as replica,
+    ):
+        await proxy.set("refuse")
+        for k in range(1, MOST):
+            if not await cancelled_at(k, "Visit.reply", lambda: direct(replica, tenant, k), leave=leave):  # noqa: B023
+                break
+        assert k >= 3
+        await proxy.set("pass")
+        async with asyncio.timeout(20):
+            while await counted(server.url, rules, tenant) != (replica.generated(), 0):
+                await asyncio.sleep(0.05)
 
 
 async def again(replica: Replica, tenant: str, number: int) -> None:
