@@ -66,7 +66,11 @@ tenants:
 
 @dataclass(slots=True)
 class Found:
-    """What the run counted; `problems` are the first few things that must not happen."""
+    """What the run counted; `problems` are the first few things that must not happen.
+
+    `stood_still_s` is the longest that the event loop did not turn: a machine that has no time for it for
+    half a second looks like a store that does not answer.
+    """
 
     reloads: int = 0
     broken: int = 0
@@ -75,6 +79,7 @@ class Found:
     named: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    stood_still_s: float = 0.0
 
     def problem(self, said: str) -> None:
         if len(self.problems) < 20:
@@ -83,6 +88,7 @@ class Found:
     def line(self) -> str:
         well = "no request failed, only good versions decided, the ledger is the sum of the receipts"
         end = "; ".join(self.problems) or well
+        end += f"; the service stood still for {self.stood_still_s:.2f} s at most"
         return (
             f"policies: {self.reloads:,} reloads, {self.broken:,} of them broken, in {self.seconds:.0f} s; "
             f"{self.requests:,} requests by {len(self.named):,} versions; {end}"
@@ -103,16 +109,25 @@ async def run(url: str, folder: Path, reloads: int = 1000, broken: int = 300, cl
     with _environment(url):
         async with _service(config) as assembly:
             load = _Load(assembly, found, {boot.version})
+            watch = asyncio.create_task(_stands_still(found))
             workers = [asyncio.create_task(load.keep_asking(number)) for number in range(clients)]
             last = await _Reloads(url, assembly, load, found).run(reloads, broken)
             load.over = True
             await asyncio.gather(*workers)
+            watch.cancel()
             version = await load.ask("at the end")
             if version != last:
                 found.problem(f"it ends on {version}, and the last good one is {last}")
         await _books(url, boot, found)
     found.seconds = time.monotonic() - began_s
     return found
+
+
+async def _stands_still(found: Found) -> None:
+    while True:
+        began_s = time.monotonic()
+        await asyncio.sleep(0.02)
+        found.stood_still_s = max(found.stood_still_s, time.monotonic() - began_s - 0.02)
 
 
 class _Load:

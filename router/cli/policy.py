@@ -14,7 +14,7 @@ from policies.amounts import in_words
 from policies.errors import PolicyFileError
 from policies.loader import load_policy
 from policies.schema import Policy, TenantPolicy
-from router.cli.policy_diff import diff_command
+from router.cli.policy_diff import diff_command, schema_command
 from router.cli.policy_look import list_command, shadow_command, show_command, watch_command
 from router.cli.policy_publish import promote_command, push_command, rollback_command
 from router.cli.policy_store import refused
@@ -28,6 +28,7 @@ app.command("rollback")(rollback_command)
 app.command("promote")(promote_command)
 app.command("shadow")(shadow_command)
 app.command("watch")(watch_command)
+app.command("schema")(schema_command)
 
 
 @app.command()

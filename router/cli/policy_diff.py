@@ -99,3 +99,10 @@ async def resolved(name: str, versions: Versions) -> str:
 
 def _is_file(name: str) -> bool:
     return name not in (LIVE, BOOT) and Path(name).is_file()
+
+
+def schema_command() -> None:
+    """Print the JSON schema of policy files, for editors and for tools that make them."""
+    from policies.json_schema import policy_schema_text
+
+    typer.echo(policy_schema_text(), nl=False)
