@@ -266,9 +266,10 @@ class Visit:
 
     def _shadow(self, prediction: Prediction) -> None:
         """Have the shadow policy plan the same, where there is one; both as if the budget sufficed."""
-        if self._parts.shadow is not None:
+        shadow = self._parts.shadow
+        if shadow is not None and shadow.policy.version != self._parts.policy.version:
             told = Asked(self.decision_id, self._caller, self._parts.policy)
-            self._parts.shadow.compare(
+            shadow.compare(
                 told, lambda policy: self._under(policy)._planning(prediction, probing=False).plan()
             )
 

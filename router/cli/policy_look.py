@@ -117,7 +117,8 @@ def replica_line(report: Report) -> str:
 
 def _history(entries: list[Entry], count: int, state: Published) -> Table:
     columns = ("", "version", "name", "when (UTC)", "what", "by", "note")
-    table = Table(*(Column(name, no_wrap=name != "note") for name in columns), box=SIMPLE, pad_edge=False)
+    whole = ("", "version", "when (UTC)")
+    table = Table(*(Column(name, no_wrap=name in whole, overflow="fold") for name in columns), box=SIMPLE)
     names = {entry.version: entry.name for entry in reversed(entries) if entry.name}
     canary = state.canary.version if state.canary else ""
     marks = {state.shadow: "shadow", canary: "canary", state.current: "current"}
