@@ -28,14 +28,19 @@ class TierState:
 
 @dataclass(frozen=True, slots=True)
 class SpentShare:
-    """A tier has no room left in its share of a window's spend; `retry_after_s` runs to the window's edge."""
+    """A tier has no room left in its share of a window's spend.
+
+    `retry_after_s` runs to the window's edge, None where the request is too large for a whole share.
+    """
 
     share: float
     window: str
     remaining: int
-    retry_after_s: float
+    retry_after_s: float | None
 
     def __str__(self) -> str:
+        if self.retry_after_s is None:
+            return f"may spend {self.share:.0%} of the {self.window}, which is less than this could take"
         left = f", {self.remaining} tokens are left of it" if self.remaining else ""
         return (
             f"has spent its share of the {self.window} ({self.share:.0%} of what is spent{left}; "
@@ -79,7 +84,7 @@ def within_shares(
         return list(arms), []
     kept = [arm for arm in arms if arm.spec.tier not in spent]
     if not kept:
-        tier = pinned or max(spent, key=lambda tier: now.spent_shares[tier].retry_after_s)
+        tier = pinned or min(spent, key=lambda tier: (now.spent_shares[tier].retry_after_s is None, tier))
         share = now.spent_shares[tier]
         raise TierShareSpent(tier, share.window, share.share, share.retry_after_s)
     return kept, [f"{tier} {now.spent_shares[tier]}, so other tiers answer" for tier in sorted(spent)]

@@ -138,9 +138,12 @@ class BudgetExhausted(PlanRefused):
 
 
 class TierShareSpent(PlanRefused):
-    """The tier has spent its share of the window's spend; `retry_after_s` runs to the window's edge."""
+    """The tier has spent its share of the window's spend; `retry_after_s` runs to the window's edge.
 
-    def __init__(self, tier: str, window: str, share: float, retry_after_s: float) -> None:
+    None: the request could take more than the whole share, so that waiting cannot help.
+    """
+
+    def __init__(self, tier: str, window: str, share: float, retry_after_s: float | None) -> None:
         super().__init__(tier, window, share, retry_after_s)
         self.tier = tier
         self.window = window
@@ -148,6 +151,11 @@ class TierShareSpent(PlanRefused):
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
+        if self.retry_after_s is None:
+            return (
+                f"the tier {self.tier} may spend {self.share:.0%} of the {self.window}, and the request "
+                "could take more than that; ask for auto, or for less"
+            )
         return (
             f"the tier {self.tier} has spent its share of the {self.window} ({self.share:.0%}); "
             f"ask for auto, or again in {self.retry_after_s:.0f} s"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from policies.amounts import Unit
+from policies.amounts import Amount, Unit
 from policies.conditions import SpentShare
 from policies.errors import BudgetDenied
 from policies.ledger import Gauge, Scopes
@@ -53,7 +53,11 @@ def share_scopes(tenant: TenantPolicy, tier: str, spent: Sequence[Gauge] = ()) -
     return [(tier_scope(tenant, tier), {rule.window: limits})]
 
 
-def spent_share(tenant: TenantPolicy, tier: str, denied: BudgetDenied) -> SpentShare:
-    """Why the tier may not run, for the planner."""
+def spent_share(tenant: TenantPolicy, tier: str, amount: Amount, denied: BudgetDenied) -> SpentShare:
+    """Why a run that could take `amount` may not run on the tier, for the planner."""
     rule = tenant.tier_share
-    return SpentShare(rule.capped()[tier], rule.window, denied.remaining, denied.retry_after_s)
+    share = rule.capped()[tier]
+    fixed = tenant.budgets.limits()[rule.window] or share == 0  # else it grows as the tenant spends
+    whole = [limits for _, windows in share_scopes(tenant, tier) for limits in windows.values()]
+    never = fixed and any(getattr(amount, unit) > most for limits in whole for unit, most in limits.items())
+    return SpentShare(share, rule.window, denied.remaining, None if never else denied.retry_after_s)

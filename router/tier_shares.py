@@ -65,7 +65,7 @@ class TierShares:
             else:
                 await self._hold_more(hold, amount.beyond(hold.lease.held))
         except BudgetDenied as denied:
-            return spent_share(self._tenant, tier, denied)
+            return spent_share(self._tenant, tier, amount, denied)
         return None
 
     async def look(self, tier: str, amount: Amount) -> SpentShare | None:
@@ -76,7 +76,7 @@ class TierShares:
             left = gauge.remaining
             if left is not None and left < getattr(amount, gauge.unit):
                 denied = BudgetDenied(gauge.scope, gauge.window, left, gauge.reset_s)
-                return spent_share(self._tenant, tier, denied)
+                return spent_share(self._tenant, tier, amount, denied)
         return None
 
     async def extend(self, tier: str, extra: Amount) -> None:

@@ -56,6 +56,8 @@ def as_router_error(error: Exception) -> told.RouterError:
             return told.InvalidRequest(said, param=error.param)
         case policy.BudgetExhausted() | policy.BudgetDenied():
             return told.QuotaExhausted(said, retry_after_s=error.retry_after_s)
+        case policy.TierShareSpent(retry_after_s=None):
+            return told.RequestExceedsBudget(said, param="model")
         case policy.TierShareSpent():
             return told.QuotaExhausted(said, param="model", retry_after_s=error.retry_after_s)
         case policy.RequestTooLarge():

@@ -81,7 +81,13 @@ def _limits(tenant: TenantPolicy) -> str:
         (limits.tokens_per_minute, " tok/min"),
         (limits.concurrency, " at once"),
     ]
-    return "\n".join(f"{limit:,}{name}" for limit, name in named if limit is not None) or "none"
+    lines = [f"{limit:,}{name}" for limit, name in named if limit is not None]
+    own = sum(key.limits is not None for key in tenant.keys)
+    lines += [f"of their own: {own} keys"] if own else []
+    window = tenant.tier_share.window
+    lines += [f"{tier} {share:.0%} of a {window}" for tier, share in tenant.tier_share.capped().items()]
+    lines += [f"paced over the {tenant.pacing.window}"] if tenant.pacing else []
+    return "\n".join(lines) or "none"
 
 
 def _arms(policy: Policy) -> Table:

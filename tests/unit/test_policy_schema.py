@@ -305,6 +305,7 @@ def test_a_policy_travels_between_processes() -> None:
         errors.BudgetExhausted(10, 3, 1.5),
         errors.RequestTooLarge(10, 3, "the day budget"),
         errors.TierShareSpent("search", "day", 0.2, 60.0),
+        errors.TierShareSpent("search", "day", 0.0, None),
         errors.NoArm("nothing", unavailable=True),
         errors.BudgetDenied("tenant", "day", 3, 1.5),
         errors.LeaseNotOpen("demo:1", "settled"),

@@ -178,12 +178,29 @@ async def test_where_the_share_is_spent_another_tier_answers_and_the_receipt_say
     reply = await service.pipeline.complete(ACME, request())
     assert reply.receipt.tier != "search"
     assert not reply.receipt.degraded
-    assert any(r.startswith("search has spent its share of the day (0%") for r in reply.receipt.reasons)
+    assert any(r.startswith("search may spend 0% of the day, which is less") for r in reply.receipt.reasons)
+    with pytest.raises(told.RequestExceedsBudget) as refused:
+        await service.pipeline.complete(ACME, request(model="search"))
+    assert (refused.value.status, refused.value.param, refused.value.retry_after_s) == (429, "model", None)
+    assert "the tier search may spend 0% of the day" in refused.value.message
+
+
+async def test_who_pins_a_tier_whose_share_is_spent_is_told_when_it_fits_again() -> None:
+    service = await start_service(p=STEERED, policy=with_share("{search: 0.9}"))
+    held = (await service.pipeline.explain(ACME, request()))["plan"].start.budget_tokens
+    scopes = [("tier:search", {"day": {"tokens": 90_000}})]
+    await service.ledger.reserve("acme:others", "acme", scopes, Amount(90_000 - held + 1), 60)
+    reply = await service.pipeline.complete(ACME, request())
+    assert (reply.receipt.tier != "search", reply.receipt.degraded) == (True, False)
+    said = next(
+        r for r in reply.receipt.reasons if r.startswith("search has spent its share of the day (90%")
+    )
+    assert "so other tiers answer" in said
     with pytest.raises(told.QuotaExhausted) as refused:
         await service.pipeline.complete(ACME, request(model="search"))
     assert (refused.value.status, refused.value.param) == (429, "model")
     assert 0 < (refused.value.retry_after_s or 0) <= 86_400
-    assert "the tier search has spent its share of the day (0%); ask for auto" in refused.value.message
+    assert "the tier search has spent its share of the day (90%); ask for auto" in refused.value.message
 
 
 async def test_a_rung_without_room_is_left_out_and_the_answer_so_far_is_given() -> None:
@@ -285,7 +302,7 @@ async def test_at_a_months_end_too() -> None:
 async def test_explain_says_it_too() -> None:
     service = await start_service(p=STEERED, policy=with_share("{search: 0.0}"))
     said = await service.pipeline.explain(ACME, request())
-    assert any("search has spent its share of the day" in reason for reason in said["plan"].reasons)
+    assert any("search may spend 0% of the day" in reason for reason in said["plan"].reasons)
     assert said["plan"].start.tier != "search"
     assert (await tier_gauge(service)).held == 0
 
