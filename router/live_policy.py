@@ -24,7 +24,9 @@ from router.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
-LOOK_TIMEOUT_S = 2.0
+LOOK_TIMEOUT_S = (
+    30.0  # of a whole round; the store's commands have their own, and a busy machine reads slowly
+)
 REPORT_EVERY_S = 1.0
 RETRY_S = 5.0
 MAX_TROUBLE_CHARS = 500
@@ -83,6 +85,7 @@ class LivePolicy:
         self._retry_at_s = 0.0
         self._report_at_s = 0.0
         self._told_boot = False
+        self._unheard = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -122,7 +125,6 @@ class LivePolicy:
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 await self._look()
-                await self._report()
         except (PolicyError, TimeoutError) as error:
             self._note(str(error) or "the store took too long to answer")
         except Exception as error:
@@ -131,6 +133,7 @@ class LivePolicy:
             if failure != self._trouble:
                 log.exception(failure)
             self._note(failure)
+        await self._tell()
 
     async def _look(self) -> None:
         raw = await self._versions.raw_state()
@@ -225,10 +228,21 @@ class LivePolicy:
             parts.append(f"shadow {shown(state.shadow)}")
         return ", ".join(parts)
 
-    async def _report(self) -> None:
+    async def _tell(self) -> None:
+        """Report now and then. A store that takes nothing (full, read-only) may still be followed."""
         if self._clock() < self._report_at_s:
             return
         self._report_at_s = self._clock() + REPORT_EVERY_S
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                await self._report()
+            self._unheard = False
+        except (PolicyError, TimeoutError) as error:
+            if not self._unheard and self._trouble is None:
+                log.warning("this replica cannot report which policy it runs: %s", error)
+            self._unheard = True
+
+    async def _report(self) -> None:
         ruling, boot = self._ruling, self._boot
         current = self._loaded.get(self._current) if self._current is not None else None
         report = Report(

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from backends.runner import TierRunner
+from policies.errors import StoreUnavailable
 from policies.keys import hash_key
 from policies.loader import parse_policy
 from policies.publishing import Document, Publisher
@@ -190,6 +191,25 @@ async def test_a_stranger_in_the_store_installs_nothing(server: ValkeyServer, co
         await live.look()
         assert live.trouble is not None
         assert await one.version() == A.version
+    await client.aclose()
+
+
+async def test_a_full_store_takes_no_push_and_harms_nobody(server: ValkeyServer, config: AppConfig) -> None:
+    client = connect(server.url)
+    async with replica(config) as one, publishing(server) as publisher:
+        await publisher.push(A)
+        await one.becomes(A.version)
+        await client.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailable):
+            await publisher.push(B)
+        live = one.assembly.live
+        assert live is not None
+        await live.look()
+        assert live.trouble is None
+        assert await one.version() == A.version
+        await client.config_set("maxmemory", 0)
+        await publisher.push(B)
+        await one.becomes(B.version)
     await client.aclose()
 
 

@@ -15,6 +15,7 @@ from policies.memory_versions import MemoryVersions
 from policies.published import Published
 from policies.publishing import Document, Publisher
 from policies.schema import Policy
+from policies.versions import Report
 from router.live_policy import RETRY_S, Boot, LivePolicy
 from router.ruling import Ruling
 
@@ -212,6 +213,21 @@ async def test_store_trouble_keeps_what_is_in_force_and_is_told_once(
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert replica.live.trouble is None
+
+
+async def test_a_store_that_takes_no_reports_is_followed_all_the_same(
+    replica: Replica, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def full(report: Report) -> None:
+        raise StoreUnavailable("the store is full")
+
+    replica.store.report = full  # type: ignore[method-assign]
+    await publisher.push(A)
+    for _ in range(10):
+        assert (await replica.look(1.0)).policy.version == A.version
+        assert replica.live.trouble is None
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["this replica cannot report which policy it runs: the store is full"]
 
 
 async def test_trouble_that_passes_without_a_change_is_over_at_once(replica: Replica) -> None:
