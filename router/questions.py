@@ -85,6 +85,10 @@ DIFFICULTIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "hard": {"min_string_length": 4, "max_string_length": 6},
     },
     "coin_flip": {"easy": {"min_trials": 2, "max_trials": 2}, "hard": {"min_trials": 3, "max_trials": 4}},
+    "needle_haystack": {
+        "easy": {"min_num_statements": 2, "max_num_statements": 4},
+        "hard": {"min_num_statements": 8, "max_num_statements": 12},
+    },
 }
 
 
