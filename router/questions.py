@@ -4,9 +4,12 @@ and plain facts."""
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -96,8 +99,22 @@ def questions(per_family: int, seed: int) -> list[Question]:
     """`per_family` questions of every family and difficulty, in turns, so that a part is balanced too.
 
     A family with fewer distinct questions gives what it has.
+    Some families of reasoning-gym iterate over sets of strings, whose order changes with each process. So all
+    are drawn in a process whose hashes are fixed: a recording that goes on must ask what it asked before.
     Raises ModuleNotFoundError if reasoning-gym is not installed (extra `record`).
     """
+    import reasoning_gym as _  # noqa: F401  here, not as a traceback of the other process
+
+    drawn = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "router.questions", str(per_family), str(seed)],
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return [Question(**{**row, "answers": tuple(row["answers"])}) for row in json.loads(drawn.stdout)]
+
+
+def _draw(per_family: int, seed: int) -> list[Question]:
     import reasoning_gym
 
     columns: list[Sequence[Question]] = [_plain(per_family)]
@@ -125,3 +142,7 @@ def _plain(count: int) -> list[Question]:
         Question(f"{PLAIN}-{i}", PLAIN, row["question"], tuple(row["answers"]))
         for i, row in enumerate(rows[:count])
     ]
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(question) for question in _draw(*map(int, sys.argv[1:]))]))
