@@ -24,9 +24,8 @@ from router.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
-LOOK_TIMEOUT_S = (
-    30.0  # of a whole round; the store's commands have their own, and a busy machine reads slowly
-)
+# Of a whole round. The commands of the store have shorter ones; a busy machine takes long over a large policy.
+LOOK_TIMEOUT_S = 30.0
 REPORT_EVERY_S = 1.0
 RETRY_S = 5.0
 MAX_TROUBLE_CHARS = 500
