@@ -24,7 +24,7 @@ from router.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
-# Of a whole round. The commands of the store have shorter ones; a busy machine takes long over a large policy.
+# Of a whole round. The store's commands have shorter ones; a busy machine is slow over a large policy.
 LOOK_TIMEOUT_S = 30.0
 REPORT_EVERY_S = 1.0
 RETRY_S = 5.0
