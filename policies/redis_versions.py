@@ -31,11 +31,12 @@ class RedisVersions:
     def __init__(self, client: Redis, secret: bytes, *, prefix: str = "acr-policy:{published}:") -> None:
         self._batches = Batches(client)
         self._publish = self._batches.script(lua_source("publish"))
+        self._time = self._batches.script("return redis.call('TIME')")  # of the node that has the state
         self._seal = Seal(secret)
         self._prefix = prefix
 
     async def now_ms(self) -> int:
-        seconds, micros = await self._ask("TIME")
+        seconds, micros = await _heard(self._time(keys=[self._key(STATE)], args=[]))
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def raw_state(self) -> bytes:
