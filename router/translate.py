@@ -71,6 +71,10 @@ def as_router_error(error: Exception) -> told.RouterError:
             if error.retry_after_s is None:
                 return told.RequestExceedsBudget(said, limits=limits)
             return told.RateLimited(said, retry_after_s=error.retry_after_s, limits=limits)
+        case policy.StoreDamaged():
+            return told.StoreUnavailable(
+                f"{said}, so nothing was done or charged", retry_after_s=RETRY_SOON_S
+            )
         case policy.StoreUnavailable():
             return told.StoreUnavailable(
                 "the budget store does not answer, so nothing was done or charged; try again soon",

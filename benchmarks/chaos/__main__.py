@@ -78,7 +78,8 @@ def _other(name: str) -> bool:
 
 
 def _line(report: Report) -> str:
-    return f"{'holds' if report.well else 'BROKEN'}: {report.server}, {report.name} ({report.seconds:.0f} s)"
+    broken = "".join(f"\n  BROKEN: {said}" for holds, said in report.checks if not holds)
+    return f"{report.server}: {report.name} ({report.seconds:.0f} s){broken}"
 
 
 def _table(reports: list[Report]) -> Table:
