@@ -80,12 +80,25 @@ class SecondsCap(PolicyModel):
     cap: Annotated[float, Field(gt=0.0, le=3600.0)] = 300.0
 
 
+class SemanticRule(PolicyModel):
+    """Answers to like questions, from a cosine of `threshold` on; of the newest `max_entries` questions.
+
+    `ttl_s` None: as long as answers are kept.
+    """
+
+    enabled: bool = False
+    threshold: Annotated[float, Field(ge=0.8, le=1.0)] = 0.95
+    max_entries: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    ttl_s: Annotated[int, Field(ge=1, le=31 * 86400)] | None = None
+
+
 class CacheRule(PolicyModel):
     """`deterministic` answers only temperature-0 requests from the cache, `all` every one, `off` none."""
 
     mode: Literal["deterministic", "all", "off"] = "deterministic"
     ttl_s: Annotated[int, Field(ge=1, le=31 * 86400)] = 3600
     hit_charge_tokens: Tokens = 0
+    semantic: SemanticRule = SemanticRule()
 
 
 class EscalateBelow(PolicyModel):

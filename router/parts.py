@@ -14,6 +14,7 @@ from policies.schema import Policy
 from router.cache import Cache
 from router.health import HealthBoard
 from router.holding import Tariff
+from router.semantic_cache import SemanticCache
 from router.shadow import Shadow
 from router.shared_flight import SharedFlights
 from router.tiers import TierClient
@@ -45,6 +46,7 @@ class Parts:
     cache_secret: bytes
     engine_models: str
     flights: SharedFlights | None = None
+    semantic: SemanticCache | None = None
     lease_ttl_s: float = 60.0
     prompt_bytes_per_token: float = 3.0
     log_decisions: bool = True

@@ -73,6 +73,8 @@ class Replica:
         self.engine = says("Answer: 7")
 
     async def start(self, policy: str = POLICY, **parts: Any) -> Replica:
+        if "semantic" in parts:
+            parts["semantic"] = parts["semantic"](self)
         await self.engine.start()
         self.gate = Gate(self.engine)
         self.service = TestService(
