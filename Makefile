@@ -9,7 +9,7 @@ PORT ?= 8000
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: help demo serve test test-vllm check format model bench-overhead bench-decision bench-compute chaos train clean
+.PHONY: help demo serve test test-vllm check format model bench-overhead bench-decision bench-compute bench-cache chaos train clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bench-compute: $(VENV)/.dev ## what each strategy is worth: tables and plots fro
 
 chaos: $(VENV)/.dev ## break stores, replicas and clocks on purpose, count afterwards (about 6 minutes a server)
 	@$(BIN)/python -m benchmarks.chaos
+
+bench-cache: $(VENV)/.dev ## what a hit of each kind takes, and how often the semantic cache would be wrong
+	@$(BIN)/python -m benchmarks.cache
 
 bench-decision: $(VENV)/.dev ## what a decision costs in process
 	@$(BIN)/python -m benchmarks.decision

