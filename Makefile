@@ -9,7 +9,7 @@ PORT ?= 8000
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: help demo serve test test-vllm check format model bench-overhead bench-decision bench-compute bench-cache chaos train clean
+.PHONY: help demo serve test test-vllm check format model bench-overhead bench-decision bench-compute bench-cache bench-ledger chaos mutants train clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench-decision: $(VENV)/.dev ## what a decision costs in process
 
 bench-pacing: $(VENV)/.dev ## a simulated day: budgets of half, all and twice what it would cost, with and without pacing
 	@$(BIN)/python -m benchmarks.pacing
+
+bench-ledger: $(VENV)/.dev ## are budgets exact under 100,000 concurrent reserves, and what does one cost
+	@$(BIN)/python -m benchmarks.ledger
 
 train: $(VENV)/.dev ## train the classifier again from the recorded outcome table
 	@$(BIN)/acr train benchmarks/data/smollm2_135m.jsonl --out classifier/artifacts/smollm2-135m

@@ -1,0 +1,1 @@
+"""Are budgets exact under load, and what does a reservation cost? `make bench-ledger`."""
