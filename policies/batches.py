@@ -26,6 +26,7 @@ from redis.exceptions import (
 )
 
 from policies.breaker import Breaker, StoreResting
+from policies.cluster import Cluster
 
 Argument = str | int | bytes | float
 Waiting = tuple[Sequence[Argument], asyncio.Future[Any]]
@@ -49,7 +50,7 @@ class Batches:
     """
 
     def __init__(
-        self, client: Redis, *, guarded: str | None = None, round_trip_s: float | None = None
+        self, client: Redis | Cluster, *, guarded: str | None = None, round_trip_s: float | None = None
     ) -> None:
         self._client = client
         self._round_trip_s = round_trip_s
@@ -148,24 +149,38 @@ class Batches:
 
     async def _pipelined(self, commands: list[Sequence[Argument]], replies: list[Any]) -> None:
         """All commands down one connection, then all replies; half the work of redis-py's own pipeline."""
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            for command in commands:
-                try:
-                    reply = await connection.read_response()
-                except ResponseError as error:  # this command's own; the next reply follows
-                    reply = error
-                if command[0] in ("EVALSHA", "EVAL") and isinstance(reply, str | bytes):
-                    raise InvalidResponse("a reply that no script of ours gives")
-                replies.append(reply)
-        except BaseException:
-            # Replies may still be on their way: nobody else may read them.
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await pool.release(connection)
+        if isinstance(self._client, Cluster):
+            replies += await self._client.execute(commands, _all_of)
+        else:
+            await _pipelined(self._client, commands, replies)
+
+
+async def _all_of(client: Redis, commands: list[Sequence[Argument]]) -> list[Any]:
+    replies: list[Any] = []
+    await _pipelined(client, commands, replies)
+    return replies
+
+
+async def _pipelined(client: Redis, commands: list[Sequence[Argument]], replies: list[Any]) -> None:
+    """As `Batches._pipelined`, on one server; `replies` get there as they come."""
+    pool = client.connection_pool
+    connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        for command in commands:
+            try:
+                reply = await connection.read_response()
+            except ResponseError as error:  # this command's own; the next reply follows
+                reply = error
+            if command[0] in ("EVALSHA", "EVAL") and isinstance(reply, str | bytes):
+                raise InvalidResponse("a reply that no script of ours gives")
+            replies.append(reply)
+    except BaseException:
+        # Replies may still be on their way: nobody else may read them.
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await pool.release(connection)
 
 
 class Script:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -18,6 +19,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from policies.amounts import whole as whole
 from policies.batches import Batches, serves_nobody
 from policies.breaker import StoreResting, said
+from policies.cluster import Address, Cluster
 from policies.errors import StoreDamaged, StoreUnavailable
 
 ROUND_TRIP_S = 0.5
@@ -37,19 +39,34 @@ def connect(
     """A client for the running event loop; connects when first used, `aclose()` ends it.
 
     When all connections are busy a command waits `pool_timeout_s` for one. Retries are off: by default
-    redis-py spends seconds on a server that is down. Raises ValueError for a bad url.
+    redis-py spends seconds on a server that is down. `redis+cluster://host:port` names any node of a Redis
+    Cluster; the others are found by it. Raises ValueError for a bad url.
     """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=pool_timeout_s,
-        socket_connect_timeout=connect_timeout_s,
-        socket_timeout=command_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=decode_responses,
-        protocol=2,  # RESP3 would add a handshake and maintenance notices that nothing here reads
-    )
-    return Redis.from_pool(pool)
+
+    def single(url: str) -> Redis:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            timeout=pool_timeout_s,
+            socket_connect_timeout=connect_timeout_s,
+            socket_timeout=command_timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=decode_responses,
+            protocol=2,  # RESP3 would add a handshake and maintenance notices that nothing here reads
+        )
+        return Redis.from_pool(pool)
+
+    scheme, is_cluster, rest = url.partition("+cluster://")
+    if is_cluster:
+        parts = urlsplit(f"{scheme}://{rest}")
+
+        def node(address: Address) -> Redis:
+            host, port = address
+            user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+            return single(f"{parts.scheme}://{user}{host}:{port}/0?{parts.query}")
+
+        return cast(Redis, Cluster((parts.hostname or "127.0.0.1", parts.port or 6379), node))
+    return single(url)
 
 
 async def answer(command: Awaitable[Any], purpose: str = "the budgets") -> Any:

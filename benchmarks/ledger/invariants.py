@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -87,8 +87,8 @@ class Crowd:
         self.found.reserves = self._done
         return self.found
 
-    async def _caller(self, numbers: Sequence[int] | object) -> None:
-        for _ in numbers:  # type: ignore[attr-defined]
+    async def _caller(self, numbers: Iterator[int]) -> None:
+        for _ in numbers:
             task = asyncio.create_task(self._request())
             if self._dice.random() < CANCELS:
                 asyncio.get_running_loop().call_later(self._dice.random() * CANCEL_WITHIN_S, task.cancel)
