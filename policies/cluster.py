@@ -49,7 +49,7 @@ class Cluster:
         """One command's reply. Raises RedisError, OSError."""
 
         async def alone(client: Redis, commands: list[Sequence[Argument]]) -> list[Any]:
-            return [await client.execute_command(*commands[0])]
+            return [await client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
 
         (reply,) = await self.execute([command], alone)
         return reply
@@ -106,7 +106,8 @@ class Cluster:
             error: RedisError | OSError = ClusterDownError("no node tells who has which slot")
             for address in dict.fromkeys((self._seed, *self._clients)):
                 try:
-                    told = await self._client(address).execute_command("CLUSTER SLOTS")
+                    client = self._client(address)
+                    told = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
                 except (RedisError, OSError) as failed:
                     error = failed
                     continue
