@@ -47,6 +47,9 @@ bench-compute: $(VENV)/.dev ## what each strategy is worth: tables and plots fro
 
 chaos: $(VENV)/.dev ## break stores, replicas and clocks on purpose, count afterwards (about 6 minutes a server)
 	@$(BIN)/python -m benchmarks.chaos
+.PHONY: bench-routing
+bench-routing: $(VENV)/.dev ## what the classifier is worth beside baselines: docs/routing.md from the recorded table
+	@$(BIN)/python -m benchmarks.routing
 
 bench-cache: $(VENV)/.dev ## what a hit of each kind takes, and how often the semantic cache would be wrong
 	@$(BIN)/python -m benchmarks.cache

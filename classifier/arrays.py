@@ -56,6 +56,7 @@ def to_arrays(weights: Weights) -> dict[str, NDArray[Any]]:
         "novelty_radii": novelty.radii,
         "novelty_rare": novelty.rare.astype(np.int64),
         "novelty_rare_limit": np.array(novelty.rare_limit),
+        **({"seen": weights.seen} if weights.seen.size else {}),
         **_confidence_arrays(weights.confidences),
     }
 
@@ -129,6 +130,9 @@ def from_arrays(arrays: Arrays, arms: int) -> Weights:
         token_head=token_head,
         novelty=novelty,
         confidences=_confidences(reader, arms) if "confidence_version" in arrays else {},
+        seen=reader.whole("seen", (reader.rows("seen"),), 2**63 - 1, -(2**63))
+        if "seen" in arrays
+        else np.empty(0, dtype=np.int64),
     )
     unknown = sorted(set(arrays) - reader.seen)
     if unknown:

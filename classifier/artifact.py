@@ -26,6 +26,7 @@ from classifier.arrays import from_arrays, to_arrays
 from classifier.errors import ArtifactCorrupt, ArtifactError, ArtifactForbidden, ArtifactIncompatible
 from classifier.features import FEATURE_VERSION
 from classifier.forward import Weights
+from classifier.tables import OutcomeTable
 
 FORMAT = 1
 WEIGHTS, CARD, MANIFEST = "weights.npz", "card.json", "MANIFEST.json"
@@ -42,6 +43,10 @@ class Artifact:
     weights: Weights
     card: Mapping[str, Any]
     version: str
+
+    def seen(self, table: OutcomeTable) -> int:
+        """How many of the table's prompts it was trained on, word for word."""
+        return int(np.isin(table.fingerprints(), self.weights.seen).sum())
 
 
 def save(directory: str | Path, arms: tuple[str, ...], weights: Weights, card: Mapping[str, Any]) -> str:

@@ -11,7 +11,8 @@ ClassifierError
 └── ArtifactError             a saved classifier that is not loaded or not written
     ├── ArtifactCorrupt       a file is missing, changed, or its numbers are not finite
     ├── ArtifactForbidden     pickles, symlinks, or files that the manifest does not list
-    └── ArtifactIncompatible  written by another format or with other features
+    ├── ArtifactIncompatible  written by another format or with other features
+    └── ArmsDiffer            it knows other arms than the table it is to be judged by
 
 All are picklable: they cross process boundaries between deployments.
 """
@@ -76,3 +77,7 @@ class ArtifactForbidden(ArtifactError):
 
 class ArtifactIncompatible(ArtifactError):
     """It was written in another format or for another version of the features."""
+
+
+class ArmsDiffer(ArtifactError):
+    """The classifier and an outcome table have fewer than two arms in common."""

@@ -116,7 +116,8 @@ class Weights:
 
     `mean`, `inverse` (EXPANDED,); `structural` (EXPANDED, 2 arms); `lexical` (WIDTH, 2 arms) float32;
     `intercept` (2 arms,); `typical_tokens` (arms,) orders the arms by cost. `confidences` by index of the
-    arm, for those that draw one sample; empty in artifacts from before there were any.
+    arm, for those that draw one sample; empty in artifacts from before there were any. `seen`: fingerprints
+    of the training prompts (`OutcomeTable.fingerprints`), ascending; serving does not look at them.
     """
 
     mean: Matrix
@@ -129,6 +130,7 @@ class Weights:
     token_head: TokenHead
     novelty: Novelty
     confidences: Mapping[int, Confidence] = field(default_factory=dict)
+    seen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def arms(self) -> int:

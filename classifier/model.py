@@ -21,12 +21,16 @@ from classifier.errors import OneClassOnly, TooFewItems
 from classifier.features import COUNT, WIDTH
 from classifier.forward import Head, Weights
 from classifier.ladders import contradicted, ladders_from_names
-from classifier.logistic import Rotated, fit_arms
+from classifier.logistic import Linear, Rotated, fit_arms
 from classifier.novelty import fit_novelty, rare_shares
-from classifier.search import Fold, Grid, search
+from classifier.search import Fold, Grid, log_loss, search
+from classifier.stacking import fit_stack
 from classifier.tokens import fit_tokens
+from classifier.wording import fit_words, inverse_frequencies, words_logits
 
 Matrix = NDArray[np.float64]
+
+_MANY = 5_000
 
 
 class ArmClassifier(BaseEstimator):  # type: ignore[misc]
@@ -35,13 +39,15 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
     Parameters: `arms` names the columns of y (default "0", "1", ...). `groups` are ladders of arm names
     that must not lose by drawing more samples: "names" reads them off the names, None has none.
     `rank` bounds the directions kept of the hashed words. `cs`, `pulls`, `lexical_scales` are the grids
-    of the grouped cross-validation over `folds`. `calibration` is a method or "auto". `prior_rows` is how
+    of the grouped cross-validation over `folds`; `word_cs` is that of the words' own opinion (of many
+    prompts only its last is tried). `calibration` is a method or "auto". `prior_rows` is how
     many rows the base rate is worth against an arm's own fit. `distrust` in [0, 1] is how far p goes back to
     the base rate on prompts unlike any other. `one_class` says what an arm that is always right or wrong
     does: "raise" OneClassOnly, or fall back on its smoothed base "rate".
 
-    Fitted: `arms_`, `strength_`, `design_`, `linear_`, `head_`, `token_linear_`, `token_head_`,
-    `novelty_`, `typical_tokens_`, `cv_loss_` (out-of-fold log loss a candidate tried).
+    Fitted: `arms_`, `strength_`, `design_`, `linear_`, `words_`, `words_c_`, `stack_`, `head_`,
+    `token_linear_`, `token_head_`, `novelty_`, `typical_tokens_`, `cv_loss_` (out-of-fold log loss a
+    candidate tried).
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         cs: Sequence[float] = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
         pulls: Sequence[float] = (10.0, 1.0, 0.1),
         lexical_scales: Sequence[float] = (1.0, 0.3, 3.0),
+        word_cs: Sequence[float] = (0.1, 0.3),
         folds: int = 4,
         calibration: Method | Literal["auto"] = "auto",
         prior_rows: float = 5.0,
@@ -65,6 +72,7 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         self.cs = cs
         self.pulls = pulls
         self.lexical_scales = lexical_scales
+        self.word_cs = word_cs
         self.folds = folds
         self.calibration = calibration
         self.prior_rows = prior_rows
@@ -104,8 +112,7 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         """(n, arms) calibrated p(success)."""
         check_is_fitted(self)
         x = _checked(X)
-        logits = self.linear_.logits(self.design_.transform(x, self.strength_.lexical))
-        return self.head_.probabilities(logits, self.novelty(x))
+        return self.head_.probabilities(self._logits(x), self.novelty(x))
 
     def predict_tokens(self, X: sparse.csr_matrix) -> tuple[Matrix, Matrix]:
         """(n, arms) expected completion tokens, and their 95 % quantile."""
@@ -133,6 +140,14 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
             self.design_.unfold(linear.weights, linear.intercept, self.strength_.lexical)
             for linear in (self.linear_, self.token_linear_)
         ]
+        stack, words = self.stack_, self.words_
+        structural, lexical, intercept = maps[0]
+        # both opinions are linear in the same features, so their blend is one linear map
+        maps[0] = (
+            stack.blend(structural, np.zeros_like(structural)),
+            stack.blend(lexical, words.weights),
+            stack.blend(intercept[None], words.intercept[None])[0] + stack.offset,
+        )
         return Weights(
             mean=self.design_.mean,
             inverse=self.design_.inverse,
@@ -151,10 +166,32 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         self.strength_, out_of_fold, self.cv_loss_ = search(self.design_, x, scores, folds, grid)
         z = self.design_.transform(x, self.strength_.lexical)
         self.linear_ = fit_arms(Rotated.of(z), scores, self.strength_.c, self.strength_.pull)
+        self.words_, self.words_c_, by_words = self._fit_words(x, scores, folds)
+        self.stack_ = fit_stack(out_of_fold, by_words, scores)
+        out_of_fold = self.stack_.blend(out_of_fold, by_words) + self.stack_.offset
         self.head_ = self._fit_head(out_of_fold, scores, folds)
         self.token_linear_, self.token_head_ = fit_tokens(z, tokens, folds)
         self.typical_tokens_ = np.nan_to_num(_column_means(tokens))
         self.novelty_ = fit_novelty(x, self.random_state)
+
+    def _fit_words(
+        self, x: sparse.csr_matrix, scores: Matrix, folds: list[Fold]
+    ) -> tuple[Linear, float, Matrix]:
+        """The opinion of the words, its C, and its out-of-fold logits (n, arms)."""
+        weight = inverse_frequencies(x)
+        best, best_loss, best_logits = 0.0, np.inf, np.empty(scores.shape)
+        for c in self.word_cs if x.shape[0] <= _MANY else self.word_cs[-1:]:
+            logits = np.empty(scores.shape)
+            for kept, out in folds:
+                logits[out] = words_logits(x[out], fit_words(x[kept], scores[kept], weight, c))
+            if (loss := log_loss(logits, scores)) < best_loss:
+                best, best_loss, best_logits = c, loss, logits
+        return fit_words(x, scores, weight, best), best, best_logits
+
+    def _logits(self, x: sparse.csr_matrix) -> Matrix:
+        z = self.design_.transform(x, self.strength_.lexical)
+        by_words = words_logits(x, self.words_)
+        return self.stack_.blend(self.linear_.logits(z), by_words) + self.stack_.offset
 
     def _fit_head(self, logits: Matrix, scores: Matrix, folds: list[Fold]) -> Head:
         known = ~np.isnan(scores)

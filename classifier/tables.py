@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,6 +73,29 @@ class OutcomeTable:
             self.facts[chosen],
             self.sha256,
         )
+
+    def only_arms(self, arms: Sequence[str]) -> OutcomeTable:
+        """These arms alone, and the items that have any of them. Raises MissingArms for one it lacks."""
+        if absent := [arm for arm in arms if arm not in self.arms]:
+            raise MissingArms(
+                f"the table has no arm {', '.join(map(repr, absent))}; it has {', '.join(self.arms)}"
+            )
+        columns = [i for i, arm in enumerate(self.arms) if arm in arms]
+        part = OutcomeTable(
+            self.items,
+            tuple(self.arms[i] for i in columns),
+            self.scores[:, columns],
+            self.tokens[:, columns],
+            self.facts[:, columns],
+            self.sha256,
+        )
+        return part.subset(np.flatnonzero(~np.isnan(part.scores).all(axis=1)))
+
+    def fingerprints(self) -> NDArray[np.int64]:
+        """One number an item, equal for equal conversations: what an artifact keeps to know them again."""
+        told = (json.dumps([dict(m) for m in item.messages], sort_keys=True) for item in self.items)
+        digests = [hashlib.sha256(text.encode()).digest()[:8] for text in told]
+        return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
 
     def content_groups(self) -> NDArray[np.intp]:
         """One integer an item, equal for equal conversations: split by it, or copies leak across a split."""

@@ -103,7 +103,8 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
             "frontier": [asdict(row) for row in rows],
             "confidence": confidence.metrics,
         },
-        "strength": {**asdict(model.strength_), "distrust": distrust},
+        "strength": {**asdict(model.strength_), "distrust": distrust, "words_c": model.words_c_},
+        "stack": {"common": model.stack_.common.tolist(), "apart": model.stack_.apart.tolist()},
         "calibration": {arm: c.method for arm, c in zip(table.arms, model.head_.calibrators, strict=True)},
         "ladders": [[table.arms[i] for i in ladder] for ladder in model.head_.ladders],
         "libraries": {
@@ -113,7 +114,8 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
         },
     }
     judges = {table.arms.index(arm): judge for arm, judge in confidence.models.items()}
-    version = save(out, table.arms, replace(model.export(), confidences=judges), card)
+    weights = replace(model.export(), confidences=judges, seen=np.unique(table.fingerprints()))
+    version = save(out, table.arms, weights, card)
     return TrainReport(
         artifact=Path(out),
         version=version,

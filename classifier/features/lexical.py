@@ -12,9 +12,10 @@ from classifier.features.text import is_number
 
 _WORD_BITS, _PAIR_BITS, _CHAR_BITS = 13, 12, 12
 WORD_BUCKETS = 2**_WORD_BITS
-WIDTH = WORD_BUCKETS + 2**_PAIR_BITS + 2**_CHAR_BITS
+PAIRS_END = WORD_BUCKETS + 2**_PAIR_BITS
+WIDTH = PAIRS_END + 2**_CHAR_BITS
 # Where each block begins and ends, and the length of its vector.
-_EDGES = (0, WORD_BUCKETS, WORD_BUCKETS + 2**_PAIR_BITS, WIDTH)
+_EDGES = (0, WORD_BUCKETS, PAIRS_END, WIDTH)
 _LENGTHS = (1.0, 0.7, 0.5)
 
 # Odd 32-bit constants (golden ratio, murmur3's mixers): multiply-shift hashing, top bits kept.

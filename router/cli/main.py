@@ -6,7 +6,9 @@ import typer
 
 from router.cli import keys, policy
 from router.cli.ask import ask_command
+from router.cli.calibrate import calibrate_command
 from router.cli.demo import demo_command
+from router.cli.evaluate import evaluate_command
 from router.cli.explain import explain_command
 from router.cli.model import model_command
 from router.cli.record import record_command
@@ -24,6 +26,8 @@ app.command("demo")(demo_command)
 app.command("ask")(ask_command)
 app.command("explain")(explain_command)
 app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
+app.command("calibrate")(calibrate_command)
 app.command("record")(record_command)
 app.command("model-fetch")(model_command)
 app.add_typer(policy.app, name="policy")

@@ -21,8 +21,11 @@ app = typer.Typer(help="Train the classifier.", add_completion=False)
 
 @app.command("train")
 def train_command(
-    table: Annotated[Path, typer.Argument(help="Outcome table: JSON lines, one row a prompt and arm.")],
+    table: Annotated[
+        Path, typer.Argument(help="Outcome table: JSON lines or Parquet, one row a prompt and arm.")
+    ],
     out: Annotated[Path, typer.Option(help="Directory of the artifact; one that is there is replaced.")],
+    arms: Annotated[str | None, typer.Option(help="Learn these arms alone: a,b,c.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits: the same seed gives the same files.")] = 0,
 ) -> None:
     """Train a classifier and say how well it does on prompts and families it has not seen."""
@@ -32,7 +35,8 @@ def train_command(
     from classifier.train import train
 
     try:
-        report = train(read_table(table), out, seed, date=datetime.now(UTC).date().isoformat())
+        chosen = None if arms is None else [arm.strip() for arm in arms.split(",") if arm.strip()]
+        report = train(read_table(table, chosen), out, seed, date=datetime.now(UTC).date().isoformat())
     except ClassifierError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

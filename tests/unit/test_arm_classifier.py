@@ -60,7 +60,7 @@ def test_two_digits_are_not_one_however_it_is_worded(model: ArmClassifier) -> No
     for wording in WORDINGS:
         talks = [[{"role": "user", "content": wording.format(s)}] for s in ("4 + 7", "44 + 77", "444 + 777")]
         p = model.predict_proba(feature_matrix(talks))[:, model.arms_.index("direct")]
-        np.testing.assert_allclose(p, TRUTH["direct"], atol=0.12)
+        np.testing.assert_allclose(p, TRUTH["direct"], atol=0.15)
 
 
 def test_soft_scores_teach_more_than_hard_ones() -> None:

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from classifier.artifact import load
 from classifier.evaluate import FrontierRow
 from classifier.search import Strength
 from classifier.train import TrainReport
@@ -106,6 +107,21 @@ def test_a_table_becomes_an_artifact(tmp_path: Path, cli: typer.Typer) -> None:
     assert result.exit_code == 0, result.output
     assert "144 rows" in result.output
     assert (out / "MANIFEST.json").exists()
+
+
+def test_some_arms_alone_are_learnt(tmp_path: Path, cli: typer.Typer) -> None:
+    table = sums(48)
+    lines = [
+        row(item.prompt_id, item.messages[0]["content"], arm, table.scores[i, a])
+        for i, item in enumerate(table.items)
+        for a, arm in enumerate(table.arms)
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    asked = [str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "m"), "--arms"]
+    assert CliRunner().invoke(cli, [*asked, "cot, direct"]).exit_code == 0
+    assert load(tmp_path / "m").arms == ("cot", "direct")
+    result = CliRunner().invoke(cli, [*asked, "cot,none"])
+    assert (result.exit_code, "'none'" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

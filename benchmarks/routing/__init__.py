@@ -1,0 +1,1 @@
+"""What the shipped classifier knows: docs/routing.md from the recorded table."""
