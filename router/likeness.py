@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from importlib.resources import files
 
 _WORDS = json.loads(files("router").joinpath("data", "turning_words.json").read_text(encoding="utf-8"))
+# Words that can be exchanged for one another, or left out, and the question stays what it was.
+_PLAIN = frozenset(_WORDS.pop("plain"))
 _KIND = {word: kind for kind, words in _WORDS.items() for word in words}
 _QUOTED = re.compile(r'"([^"]*)"|“([^”]*)”|«([^»]*)»|`([^`]*)`|(?<!\w)\'([^\']+)\'(?!\w)')
 _TOKEN = re.compile(r"\d+(?:[.,:/]\d+)*|\w+(?:['’]\w+)*|[^\w\s]")
@@ -56,6 +60,19 @@ def _mark(token: str, begins: bool) -> str | None:
     return "name " + word if inside or name else None
 
 
-def words(text: str) -> list[str]:
-    """The words in order, whatever their case: the same ones in another order may say something else."""
-    return [match[0].casefold() for match in re.finditer(r"\w+", unicodedata.normalize("NFKC", text))]
+def content(text: str) -> list[str]:
+    """The words that carry the question, in order, whatever their case."""
+    told = re.findall(r"\w+", unicodedata.normalize("NFKC", text))
+    return [word for word in (each.casefold() for each in told) if word not in _PLAIN]
+
+
+def minimal_pair(one: Sequence[object], other: Sequence[object]) -> bool:
+    """Whether two questions' words (or digests of them) differ by one of them, or by their order alone.
+
+    That is how questions look that are alike and mean something else: legal, illegal; who chases whom.
+    A paraphrase changes more, or only what `content` leaves out.
+    """
+    if len(one) != len(other) or one == other:
+        return False
+    apart = sum(a != b for a, b in zip(one, other, strict=True))
+    return apart == 1 or Counter(one) == Counter(other)

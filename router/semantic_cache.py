@@ -23,7 +23,7 @@ from router.cache import Cache
 from router.cache_store import CacheStoreDown
 from router.encoding import Encoding
 from router.keys import cache_key, seal, unseal
-from router.likeness import marks, words
+from router.likeness import content, marks, minimal_pair
 from router.likes import US, Likes
 from router.request import RouteRequest
 
@@ -31,7 +31,9 @@ from router.request import RouteRequest
 LOOKUP_S = 0.5
 # How many of the likest are tried whose answers may be gone.
 TRIES = 3
-_BUCKET, _HASH, _KEY = 16, 8, 32
+# Longer questions are hardly ever asked again in other words, and their words would fill the store.
+MAX_WORDS = 200
+_BUCKET, _KEY, _COUNT, _WORD = 16, 32, 1, 4
 
 
 @dataclass(slots=True)
@@ -41,8 +43,7 @@ class Probe:
     tenant: TenantPolicy
     text: str
     bucket: bytes
-    bag: bytes
-    order: bytes
+    words: tuple[bytes, ...]
     vector: Vector | None = None
 
 
@@ -57,8 +58,7 @@ class Like:
 @dataclass(frozen=True, slots=True)
 class _Row:
     at_us: int
-    bag: bytes
-    order: bytes
+    words: tuple[bytes, ...]
     key: str
     vector: NDArray[np.float32]
 
@@ -105,7 +105,9 @@ class SemanticCache:
             return None
         if len(text.encode()) > MAX_BYTES:
             return None
-        told = words(text)
+        told = content(text)
+        if len(told) > MAX_WORDS:
+            return None
         exact = replace(request, messages=(*request.messages[:-1], Message("user", json.dumps(marks(text)))))
         bucket = cache_key(
             self._secret,
@@ -115,8 +117,8 @@ class SemanticCache:
             engine_models=engine_models,
             request=exact,
         )
-        bag, order = self._digest(tenant.name, sorted(told)), self._digest(tenant.name, told)
-        return Probe(tenant, text, bytes.fromhex(bucket)[:_BUCKET], bag, order)
+        digests = tuple(self._digest(tenant.name, word) for word in told)
+        return Probe(tenant, text, bytes.fromhex(bucket)[:_BUCKET], digests)
 
     async def look(self, probe: Probe, max_age_s: int | None = None) -> Like | None:
         """The answer to the likest question, if it is like enough and its answer is still there."""
@@ -138,7 +140,7 @@ class SemanticCache:
             vector = await self._encoding.vector(probe.text)
         if vector is None:
             return
-        plain = probe.bucket + probe.bag + probe.order + bytes.fromhex(key)
+        plain = probe.bucket + bytes.fromhex(key) + bytes([len(probe.words)]) + b"".join(probe.words)
         plain += vector.astype(np.float16).tobytes()
         rule, tenant = probe.tenant.cache.semantic, probe.tenant.name
         entry = seal(self._secret, "like", tenant, plain)
@@ -150,7 +152,7 @@ class SemanticCache:
     async def _likest(
         self, probe: Probe, vector: Vector, index: _Index, max_age_s: int | None
     ) -> Like | None:
-        rows = [row for row in index.rows.get(probe.bucket, ()) if _may_answer(row, probe)]
+        rows = [row for row in index.rows.get(probe.bucket, ()) if not minimal_pair(row.words, probe.words)]
         if max_age_s is not None:
             rows = [row for row in rows if index.now_us - row.at_us <= max_age_s * US]
         if not rows:
@@ -192,21 +194,17 @@ class SemanticCache:
     def _learn(self, index: _Index, tenant: str, at_us: int, entry: bytes) -> None:
         index.last_us = at_us
         plain = unseal(self._secret, "like", tenant, entry)
-        head = _BUCKET + 2 * _HASH + _KEY
-        if plain is None or len(plain) <= head or (len(plain) - head) % 2:
+        if plain is None:
             return  # a stranger's write
-        bucket, rest = plain[:_BUCKET], plain[_BUCKET:]
-        bag, order, key = rest[:_HASH], rest[_HASH : 2 * _HASH], rest[2 * _HASH : 2 * _HASH + _KEY]
-        vector = np.frombuffer(plain[head:], np.float16).astype(np.float32)
-        index.rows.setdefault(bucket, []).append(_Row(at_us, bag, order, key.hex(), vector))
+        bucket, key, rest = plain[:_BUCKET], plain[_BUCKET : _BUCKET + _KEY], plain[_BUCKET + _KEY :]
+        count, rest = rest[0], rest[_COUNT:]
+        told = tuple(rest[i * _WORD : (i + 1) * _WORD] for i in range(count))
+        vector = np.frombuffer(rest[count * _WORD :], np.float16).astype(np.float32)
+        index.rows.setdefault(bucket, []).append(_Row(at_us, told, key.hex(), vector))
 
-    def _digest(self, tenant: str, told: list[str]) -> bytes:
-        return hmac.digest(self._secret, json.dumps(["words", tenant, told]).encode(), hashlib.sha256)[:_HASH]
-
-
-def _may_answer(row: _Row, probe: Probe) -> bool:
-    """Not where the same words stand in another order: they do not say who chases whom."""
-    return row.bag != probe.bag or row.order == probe.order
+    def _digest(self, tenant: str, word: str) -> bytes:
+        # Keyed: the store's reader learns no words. Four bytes are enough to tell two words apart.
+        return hmac.digest(self._secret, json.dumps(["word", tenant, word]).encode(), hashlib.sha256)[:_WORD]
 
 
 def _ttl_s(tenant: TenantPolicy) -> float:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.likeness import marks, words
+from router.likeness import content, marks, minimal_pair
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,35 @@ def test_it_takes_anything_in_linear_time():
     odd = ["", "\x00", "'" * 32_000, '"' * 32_001, "a'" * 16_000, "1." * 16_000, "\u0301" * 1000]
     for text in odd:
         marks(text)
-        words(text)
+        content(text)
 
 
-def test_words_are_in_order_and_of_one_case():
-    assert words("Does the Dog chase?") == ["does", "the", "dog", "chase"]
+def test_content_is_in_order_and_of_one_case():
+    assert content("What does the Dog chase?") == ["dog", "chase"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Is this legal here?", "Is this illegal here?"),
+        ("Does the dog chase the cat?", "Does the cat chase the dog?"),
+        ("What are the pros of tea?", "What are the cons of tea?"),
+        ("Can dogs eat it?", "Can cats eat it?"),
+    ],
+)
+def test_one_word_for_another_or_another_order_is_a_minimal_pair(one: str, other: str):
+    assert minimal_pair(content(one), content(other))
+    assert minimal_pair(content(other), content(one))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do I boil an egg?", "How should I boil an egg?"),
+        ("Who wrote Hamlet?", "Who was it that wrote the play Hamlet?"),
+        ("boil an egg", "boil an egg well"),
+        ("", ""),
+    ],
+)
+def test_a_paraphrase_is_none(one: str, other: str):
+    assert not minimal_pair(content(one), content(other))
