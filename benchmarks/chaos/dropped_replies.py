@@ -20,7 +20,7 @@ from router.http.wire import Wire
 from tests.fault_proxy import fault_proxy
 
 CALLERS_A_REPLICA = 4
-TRIES = 30
+TRIES = 60
 
 
 async def run(

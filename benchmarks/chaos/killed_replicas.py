@@ -37,7 +37,7 @@ async def run(start: Start, progress: Progress, *, kills: int = 20) -> Report:
                 assert process.stdout is not None
                 await process.stdout.readline()
                 async with asyncio.timeout(60):
-                    while (await counted(server.url, rules, tenant))[1] == 0:
+                    while (await counted(server.url, rules, tenant))[1] == 0:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
                 await asyncio.sleep(RUNS_FOR_S[number % len(RUNS_FOR_S)])
             finally:
