@@ -13,7 +13,7 @@ from router.errors import StoreUnavailable
 from tests.fault_proxy import fault_proxy
 
 REQUESTS = 200
-TYPICAL_MS = 20.0  # an idle machine needs 1 to 3
+TYPICAL_MS = 50.0  # an idle machine needs 1 to 3; a timeout is 500
 RECOVERED_S = 2.0
 
 
@@ -54,7 +54,7 @@ async def run(start: Start, progress: Progress) -> Report:
                 charged += sum(tokens for _, tokens in found)
                 times = sorted(ms for ms, _ in found)
                 half, most = times[len(times) // 2], times[int(len(times) * 0.99)]
-                said = f"{name}: {what} in {half:.1f} ms (p50), {most:.1f} ms (p99)"
+                said = f"{name}: {what} in {half:.2f} ms (p50), {most:.1f} ms (p99)"
                 report.check(half <= TYPICAL_MS, said)
             report.figures.append(f"{name}: the slowest before the breaker opened {max(first)[0]:.0f} ms")
             await end()

@@ -45,6 +45,7 @@ defaults:
   limits: {{concurrency: {concurrency}}}
   cache: {{mode: "{cache}", hit_charge_tokens: {hit_charge_tokens}}}
   default_effort: high
+  tier_share: {tier_share}
 tenants:
   {name}-deny: {{on_store_error: deny}}
   {name}-degrade: {{on_store_error: degrade}}
@@ -58,9 +59,10 @@ def policy(
     concurrency: int = 1000,
     cache: str = "off",
     hit_charge_tokens: int = 0,
+    tier_share: str = "{}",
 ) -> Policy:
     """Three tenants, `NAME-deny`, `NAME-degrade` and `NAME-allow`, with a daily budget in tokens."""
-    values = {"budget": budget, "concurrency": concurrency, "cache": cache}
+    values = {"budget": budget, "concurrency": concurrency, "cache": cache, "tier_share": tier_share}
     return parse_policy(POLICY.format(name=name, hit_charge_tokens=hit_charge_tokens, **values), "chaos")
 
 

@@ -89,6 +89,7 @@ Kind = Callable[[Replica, str, int], Awaitable[None]]
 CASES: dict[str, tuple[Kind, dict[str, float], str]] = {
     "direct": (direct, LADDER, "Visit.reply"),
     "consistency": (direct, VOTE, "Visit.reply"),
+    "tier share": (direct, VOTE, "Visit.reply"),
     "escalation": (escalation, LADDER, "Visit.reply"),
     "cache hit": (hit, LADDER, "Visit.reply"),
     "cache miss": (miss, LADDER, "Visit.reply"),
@@ -105,7 +106,8 @@ async def test_cancelled_anywhere(
 ) -> None:
     monkeypatch.setattr(router.lease, "ABANDONED_AFTER_S", 0.2)
     kind, p, name = CASES[case]
-    rules = policy(new_name(), cache="deterministic", hit_charge_tokens=5)
+    share = "{window: day, consistency: 0.9}" if case == "tier share" else "{}"
+    rules = policy(new_name(), cache="deterministic", hit_charge_tokens=5, tier_share=share)
     tenant = next(name for name in rules.tenants if name.endswith("deny"))
     before = asyncio.all_tasks()
     async with Replica(valkey_url, rules, engine=speaker(), p=p, cache_url=valkey_url) as replica:
