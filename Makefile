@@ -60,6 +60,9 @@ bench-decision: $(VENV)/.dev ## what a decision costs in process
 bench-pacing: $(VENV)/.dev ## a simulated day: budgets of half, all and twice what it would cost, with and without pacing
 	@$(BIN)/python -m benchmarks.pacing
 
+mutants: $(VENV)/.dev ## break a copy of the code in named ways: a named test must notice each
+	@$(BIN)/python -m benchmarks.mutants
+
 bench-ledger: $(VENV)/.dev ## are budgets exact under 100,000 concurrent reserves, and what does one cost
 	@$(BIN)/python -m benchmarks.ledger
 
