@@ -59,7 +59,7 @@ MUTANTS = (
         (
             (
                 "router/reserving.py",
-                "await lease.reserve(scopes, holding.most(found.start, tokens))",
+                "await lease.reserve(scopes, amount)",
                 "await lease.reserve(scopes, Amount())",
             ),
         ),
