@@ -71,6 +71,7 @@ class Plan:
 
     The steps' budgets add up to no more than the request's ceilings and the budget that was left. Reserve the
     first step's; extend the lease by the next one's before it runs. `degraded`: less than was asked for.
+    `held_back`: pacing, a spent share, a queue or an ill tier had a say, so another moment might plan more.
     `hopeless`: no arm is predicted to meet the target, or to be worth more than the cheapest, which answers.
     """
 
@@ -81,6 +82,7 @@ class Plan:
     quality_target: float
     policy_version: str
     hopeless: bool = False
+    held_back: bool = False
 
     @property
     def start(self) -> Step:

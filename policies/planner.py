@@ -83,6 +83,9 @@ def make_plan(
         bounds.target,
         policy.version,
         choice.hopeless,
+        held_back=now.pace.factor > 1.0
+        or bool(spent or late or queues or ill)
+        or any(now.of(arm.spec.tier).skipped for arm in candidates),
     )
 
 

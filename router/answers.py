@@ -212,9 +212,10 @@ class _Search:
 
 
 def storable(reply: Reply) -> bool:
-    """Whole answers only: never a degraded or truncated one, and never one that the deadline cut."""
+    """Whole answers only, of the compute that was asked for: never a degraded or truncated one, nor one that
+    the deadline cut, or that pacing, a spent share or a tier's state held back for the moment.
+    """
     receipt = reply.receipt
     whole = all(choice.finish_reason == "stop" for choice in reply.choices)
-    return (
-        whole and not receipt.degraded and receipt.stop_reason not in ("deadline", "budget", "engine_error")
-    )
+    cut = receipt.stop_reason in ("deadline", "budget", "engine_error")
+    return whole and not (cut or receipt.degraded or receipt.held_back)

@@ -95,6 +95,7 @@ class Receipt:
     answer: str | None = None
     hopeless: bool = False
     similarity: float | None = None
+    held_back: bool = False  # not told to callers: another moment might have spent more, so it is not kept
 
 
 @dataclass(frozen=True, slots=True)

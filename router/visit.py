@@ -337,6 +337,7 @@ class Visit:
             budget_remaining=lease.remaining_tokens,
             answer=result.answer,
             hopeless=plan.hopeless,
+            held_back=plan.held_back,
         )
         choices = tuple(Choice(text, result.finish) for text in result.texts)
         return Reply(self.id, self.created_s, self._request.model, choices, receipt, self.limits)

@@ -229,3 +229,18 @@ def test_on_low_budget_and_allow_degrade(rule: str, allowed: bool, asked: bool |
         plan(tenant=tenant, remaining=10, allow_degrade=asked)
     plenty = plan(tenant=tenant, remaining=50_000, allow_degrade=asked)
     assert not plenty.degraded
+
+
+# -- what another moment might plan more for
+
+
+def test_a_calm_plan_is_not_held_back_and_may_be_given_again() -> None:
+    assert not plan().held_back
+    assert not plan(factor=0.5).held_back  # a generous pace holds nothing back
+
+
+def test_pace_and_sick_tiers_hold_a_plan_back() -> None:
+    assert plan(factor=3.0).held_back
+    assert plan(effort="max", tiers=SICK).held_back
+    assert plan(EASY, tiers=SICK, effort="max").held_back  # its ladder is shorter
+    assert plan(tiers={"search": TierState(queue_s=50.0)}).held_back
