@@ -300,6 +300,15 @@ class TestCache:
         assert again.receipt.saved_tokens == first.receipt.spend.total == await settled(service)
         assert len(service.engine.calls) == 1
 
+    async def test_an_answer_may_be_too_old_for_the_caller(self) -> None:
+        service = await start_service()
+        await service.pipeline.complete(ACME, request(temperature=0))
+        told = [
+            (await service.pipeline.complete(ACME, request(temperature=0, max_age_s=age))).receipt.cache
+            for age in (3600, 0, 10**9)
+        ]
+        assert told == ["hit", "miss", "hit"]
+
     async def test_a_hit_streams_too(self) -> None:
         service = await start_service()
         await service.pipeline.complete(ACME, request(temperature=0))
