@@ -60,7 +60,7 @@ MUTANTS = (
             (
                 "router/reserving.py",
                 "await lease.reserve(scopes, amount)",
-                "await lease.reserve(scopes, Amount())",
+                "await lease.reserve(scopes, type(amount)())",
             ),
         ),
     ),
