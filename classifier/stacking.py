@@ -16,9 +16,11 @@ from scipy.special import expit
 
 Matrix = NDArray[np.float64]
 
-# Half of it is what a weight's distance of 1 from the start costs in log-likelihood.
-_PENALTY = 2.0
-_OFFSET_PENALTY = 1.0
+# What a few hundred prompts fall back to: difficulty mostly as the first has it, arms as the second tells
+# them apart. Half of the penalty is what a weight's distance of 1 from there costs in log-likelihood.
+_START = (0.7, 0.3, 0.3, 0.7)
+_PENALTY = 10.0
+_OFFSET_PENALTY = 0.1
 _MOST = 3.0
 
 
@@ -49,7 +51,7 @@ def fit_stack(first: Matrix, second: Matrix, scores: Matrix) -> Stack:
         parts.append((np.broadcast_to(middle, opinion.shape), opinion - middle))
     pieces = (parts[0][0], parts[1][0], parts[0][1], parts[1][1])
     arms = scores.shape[1]
-    start = np.concatenate([[1.0, 0.0, 1.0, 0.0], np.zeros(arms)])
+    start = np.concatenate([_START, np.zeros(arms)])
     penalty = np.concatenate([np.full(4, _PENALTY), np.full(arms, _OFFSET_PENALTY)])
 
     def objective(theta: Matrix) -> tuple[float, Matrix]:

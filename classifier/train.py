@@ -29,6 +29,9 @@ _QUARTERS = 4
 # Below this many prompts a single held-out quarter is too small to read: every quarter takes its turn.
 _SMALL_TABLE = 2_000
 _MOST_FAMILY_FITS = 8
+# Above this many prompts a fit takes tens of seconds, and a bundle holds thousands: three are enough.
+_LARGE_TABLE = 10_000
+_FEWER_FAMILY_FITS = 3
 _DISTRUST = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -161,7 +164,7 @@ def _hold_out_items(
 def _hold_out_families(
     table: OutcomeTable, x: sparse.csr_matrix, groups: NDArray[np.intp], strength: Strength, seed: int
 ) -> tuple[_HeldOut | None, float]:
-    """Predictions for families left out (one at a time, or in eight bundles), and the distrust to use.
+    """Predictions for families left out (one at a time, or in bundles), and the distrust to use.
 
     Each bundle is judged with the distrust that did best on the others, so that its figures are honest.
     """
@@ -169,9 +172,8 @@ def _hold_out_families(
     count = len(table.families)
     if count < 3:
         return None, 1.0
-    bundles = list(
-        GroupKFold(min(count, _MOST_FAMILY_FITS), shuffle=True, random_state=seed).split(x, groups=names)
-    )
+    most = _MOST_FAMILY_FITS if len(names) < _LARGE_TABLE else _FEWER_FAMILY_FITS
+    bundles = list(GroupKFold(min(count, most), shuffle=True, random_state=seed).split(x, groups=names))
     found = {d: _HeldOut.empty(table.scores.shape) for d in _DISTRUST}
     losses = np.zeros((len(bundles), len(_DISTRUST)))
     for bundle, (kept, out) in enumerate(bundles):

@@ -13,7 +13,7 @@ from classifier.features.structural import COUNT, NAMES, structural
 from classifier.features.text import view
 
 # Raise it with every change of a column: saved weights are refused under another one.
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 
 __all__ = ["COUNT", "FEATURE_VERSION", "NAMES", "WIDTH", "Features", "extract"]
 

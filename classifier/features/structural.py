@@ -19,6 +19,9 @@ _WH = ("what", "which", "who", "where", "when", "why", "how")
 _YES_NO = word_set("is are was were do does did can could will would should has have")
 _SYMBOLS = ("?", "=", "(", "%", "$", "\\", "{", "}", ";", "[", "<", '"', ":", ",", ".", "!", "`", "#", "|")
 
+# Beyond this a text is shouted, not harder.
+_MOST_CAPITALS = 0.1
+
 NAMES: tuple[str, ...] = (
     *(
         "chars",
@@ -182,7 +185,7 @@ def _script(text: str) -> list[float]:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     size = codes.size
     return [
-        np.count_nonzero((codes >= 65) & (codes <= 90)) / size,
+        min(np.count_nonzero((codes >= 65) & (codes <= 90)) / size, _MOST_CAPITALS),
         np.count_nonzero((codes >= 48) & (codes <= 57)) / size,
         np.count_nonzero(codes <= 32) / size,
         np.count_nonzero(codes > 127) / size,

@@ -15,6 +15,8 @@ _SYSTEM_CHARS = 4_096
 # Every alternative matches at its first character and never looks back: linear in the text.
 _TOKEN = re.compile(r"[0-9]+(?:[.,][0-9]+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|[^\w\s]")
 
+_BLANKS = re.compile(r"[^\S\n]+")
+
 _OPENERS = word_set("and or now again also then but")
 _POINTERS = word_set("it that this these those they them same again instead previous above")
 
@@ -74,24 +76,31 @@ def view(messages: Sequence[Mapping[str, str]]) -> View:
             assistant_turns += 1
         context_chars += len(content)
     question = users[-1] if users else _last_content(recent)
-    chars = len(question)
-    text = bounded(question)
+    own = len(question)
+    chars = own if own > MAX_CHARS else len(_plain(question))
+    text = _plain(bounded(question))
     tokens = tokenize(text)
     follow_up = len(users) > 1 and _points_back(tokens)
     if follow_up:
-        text = bounded(f"{bounded(users[-2], MAX_CHARS // 2)}\n{bounded(text, MAX_CHARS // 2 - 1)}")
+        text = _plain(bounded(f"{bounded(users[-2], MAX_CHARS // 2)}\n{bounded(text, MAX_CHARS // 2 - 1)}"))
         tokens = tokenize(text)
         chars += len(users[-2])
+        own += len(users[-2])
     return View(
         question=text,
         tokens=tuple(tokens),
         chars=chars,
         system=system,
-        context_chars=max(0, context_chars - chars),
+        context_chars=max(0, context_chars - own),
         user_turns=len(users),
         assistant_turns=assistant_turns,
         follow_up=follow_up,
     )
+
+
+def _plain(text: str) -> str:
+    """Runs of blanks as one, none at the ends: how a question is spaced does not make it harder."""
+    return _BLANKS.sub(" ", text).strip()
 
 
 def _last_content(messages: Sequence[Mapping[str, str]]) -> str:

@@ -92,7 +92,7 @@ def test_any_number_of_arms(count: int) -> None:
     p = fitted(table).predict_proba(features(table))
     assert p.shape == (400, count)
     assert np.sqrt(np.mean((p - truth(table, shape)) ** 2)) < 0.07
-    assert np.corrcoef(p.mean(axis=0), table.scores.mean(axis=0))[0, 1] > 0.97
+    np.testing.assert_allclose(p.mean(axis=0), table.scores.mean(axis=0), atol=0.02)
 
 
 def test_gaps_in_the_table_are_no_obstacle(fresh: OutcomeTable) -> None:

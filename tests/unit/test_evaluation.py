@@ -246,7 +246,7 @@ def test_a_table_of_other_arms_is_refused(artifact: Artifact) -> None:
 def test_harmless_changes_rarely_move_the_arm(artifact: Artifact, table: OutcomeTable) -> None:
     found = robustness(artifact, table)
     assert set(found) == set(CHANGES)
-    assert found["whitespace"] <= 0.1
+    assert found["whitespace"] <= 0.02
     assert all(0.0 <= share <= 1.0 for share in found.values())
     assert CHANGES["reordered context"]("One. Two. Three?") == "Two. One. Three?"
 
