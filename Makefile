@@ -9,7 +9,8 @@ PORT ?= 8000
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: help demo serve test test-vllm check format model bench-overhead bench-decision bench-compute bench-cache bench-ledger chaos mutants train clean
+.PHONY: help demo serve test test-vllm check format model train clean chaos mutants \
+  bench-overhead bench-decision bench-compute bench-routing bench-cache bench-pacing bench-ledger
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -45,9 +46,6 @@ bench-overhead: $(VENV)/.dev ## what the router adds to a bare Ray Serve app, on
 bench-compute: $(VENV)/.dev ## what each strategy is worth: tables and plots from the recorded outcomes (TABLE="A.jsonl B.jsonl")
 	@$(BIN)/python -m benchmarks.compute $(TABLE)
 
-chaos: $(VENV)/.dev ## break stores, replicas and clocks on purpose, count afterwards (about 6 minutes a server)
-	@$(BIN)/python -m benchmarks.chaos
-.PHONY: bench-routing
 bench-routing: $(VENV)/.dev ## what the classifier is worth beside baselines: docs/routing.md from the recorded table
 	@$(BIN)/python -m benchmarks.routing
 
@@ -59,6 +57,9 @@ bench-decision: $(VENV)/.dev ## what a decision costs in process
 
 bench-pacing: $(VENV)/.dev ## a simulated day: budgets of half, all and twice what it would cost, with and without pacing
 	@$(BIN)/python -m benchmarks.pacing
+
+chaos: $(VENV)/.dev ## break stores, replicas and clocks on purpose, count afterwards (about 6 minutes a server)
+	@$(BIN)/python -m benchmarks.chaos
 
 mutants: $(VENV)/.dev ## break a copy of the code in named ways: a named test must notice each
 	@$(BIN)/python -m benchmarks.mutants
