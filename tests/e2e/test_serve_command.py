@@ -165,7 +165,7 @@ def test_start_use_kill_start_again_and_stop(commands: Callable[..., Command], t
     assert processes_of(running.stack_id) == []
     assert not Path(running.run_dir).exists()
     assert again.record is None
-    assert {path.name for path in (tmp_path / ".acr").iterdir()} == {"budgets", "keys", "lock"}
+    assert {path.name for path in (tmp_path / ".acr").iterdir()} == {"budgets", "keys", "lock", "secret"}
 
 
 def test_sigterm_while_it_starts_leaves_nothing(commands: Callable[..., Command]) -> None:
