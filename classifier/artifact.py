@@ -140,16 +140,16 @@ def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(_finite(value), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    return (json.dumps(finite(value), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN: a figure that is not defined becomes null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _parse_json(name: str, data: bytes) -> dict[str, Any]:

@@ -79,6 +79,10 @@ class SecondsCap(PolicyModel):
     default: Annotated[float, Field(gt=0.0, le=3600.0)] = 60.0
     cap: Annotated[float, Field(gt=0.0, le=3600.0)] = 300.0
 
+    def of(self, asked_s: float | None) -> float:
+        """What a request has in all; one that asks for more than the cap is refused by its plan."""
+        return min(asked_s or self.default, self.cap)
+
 
 class SemanticRule(PolicyModel):
     """Answers to like questions, from a cosine of `threshold` on; of the newest `max_entries` questions.

@@ -43,7 +43,6 @@ class Admission:
         """
         tenant = self._tenant
         longest = request.max_completion_tokens or tenant.max_completion_tokens.default
-        deadline_s = min(request.deadline_s or tenant.deadline_s.default, tenant.deadline_s.cap)
         self._inside = True  # before the answer: a cancelled or timed-out admission may have taken a slot
 
         async def admitted_by(limits: RateLimits) -> LimitUsage:
@@ -53,7 +52,7 @@ class Admission:
                 slot_id=self._slot_id,
                 tokens=request.n * (prompt_tokens + longest),
                 least_tokens=prompt_tokens,
-                ttl_s=deadline_s + SLOT_GRACE_S,
+                ttl_s=tenant.deadline_s.of(request.deadline_s) + SLOT_GRACE_S,
             )
 
         try:

@@ -106,12 +106,13 @@ class Visit:
         """The same stations up to the plan; nothing is counted, reserved or spent."""
         with caller_errors(self._parts.policy.version):
             prediction = await self._predict()
-            gauges = await self._parts.ledger.peek(self._tenant.account, self._scopes())
+            scopes = self._scopes()
+            gauges = await self._parts.ledger.peek(self._tenant.account, scopes)
             tight = tightest(gauges)
             planning = self._planning(prediction, pace_of(self._tenant, gauges), probing=False)
             left, reset_s = (tight.remaining, tight.reset_s) if tight else (None, None)
             shares, tiers = self._shares(self._lease().id), frozenset(self._parts.tiers.names)
-            plan = await foreseen(planning.plan, left, reset_s, shares, self._holding(), tiers)
+            plan = await foreseen(planning.plan, left, reset_s, shares, self._holding(scopes), tiers)
         return {
             "tenant": self._caller.tenant,
             "policy_version": self._parts.policy.version,
@@ -133,12 +134,11 @@ class Visit:
         self.limits = await self._admission.enter(self._request, self._prompt_tokens())
 
     async def _from_cache_or_tiers(self, emit: Emit) -> Reply:
-        seconds = self._tenant.deadline_s
         question = Question(
             tenant=self._tenant,
             policy_version=self._parts.policy.version,
             request=self._request,
-            deadline_s=min(self._request.deadline_s or seconds.default, seconds.cap),
+            deadline_s=self._tenant.deadline_s.of(self._request.deadline_s),
             waiting=self.started.set,
         )
         found = await self._answers.find(question, partial(self._from_tiers, emit))
@@ -171,11 +171,12 @@ class Visit:
         self._shadow(prediction)
         lease = self._lease()
         shares = self._shares(lease.id)
-        holding = self._holding()
+        scopes = self._scopes()
+        holding = self._holding(scopes)
         try:
             plan = await reserved(
                 lease,
-                self._scopes(),
+                scopes,
                 self._planning(prediction).plan,
                 self._detour,
                 shares,
@@ -254,13 +255,13 @@ class Visit:
             probing=probing,
         )
 
-    def _holding(self) -> Holding:
+    def _holding(self, scopes: Scopes) -> Holding:
         may_move = self._tenant.on_low_budget == "degrade"
-        return Holding.of(self._scopes(), self._parts.tariffs, self._request.n, may_move)
+        return Holding.of(scopes, self._parts.tariffs, self._request.n, may_move)
 
     def _shares(self, lease_id: str) -> TierShares:
         parts = self._parts
-        ttl_s = max(parts.lease_ttl_s, self._request.deadline_s or self._tenant.deadline_s.default)
+        ttl_s = max(parts.lease_ttl_s, self._tenant.deadline_s.of(self._request.deadline_s))
         later = self._outage.later
         return TierShares(parts.ledger, self._tenant, lease_id, ttl_s, self._background, later)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,13 @@ from backends.hardware import CPU, SMOLLM2_135M
 from backends.runner import Meter, TierRunner
 from backends.strategies.base import Run
 from backends.task import Sample, StrategyParams, TierEvent, TierTask
+
+
+async def until(done: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    async with asyncio.timeout(10):
+        while not done():
+            await asyncio.sleep(0.005)
 
 
 def task(text: str = "What is 3 + 4?", **fields: Any) -> TierTask:

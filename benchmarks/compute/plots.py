@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,21 +16,12 @@ from benchmarks.compute.figures.scaling import Growth
 from benchmarks.compute.figures.search import CHARGED, COMPLETION, MAJORITY, Duel
 from benchmarks.compute.figures.stopping import Savings
 from benchmarks.compute.groups import SIZES
-
-SETTINGS: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
+from classifier.evaluation.plots import STYLE
 
 
 def save(path: Path, size: tuple[float, float], draw: Callable[[Canvas], None]) -> str:
     """Draw one file; its name."""
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=size, layout="constrained")
         draw(canvas)
         # no date and no version inside: the same table gives the same file

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from classifier.artifact import finite
 from classifier.evaluation.grids import Grid, figure, told
 from classifier.evaluation.standing import Field, Point, Standing
 from classifier.evaluation.study import Study, View
@@ -119,8 +119,8 @@ def as_plain(
     }
     for title, view in (("held_out_items", study.items), ("held_out_families", study.other_families)):
         plain[title] = None if view is None else _view(view)
-    finite: dict[str, Any] = _finite(plain)
-    return finite
+    shown: dict[str, Any] = finite(plain)
+    return shown
 
 
 def _view(view: View) -> dict[str, Any]:
@@ -148,11 +148,3 @@ def _standing(s: Standing) -> dict[str, Any]:
     curve = zip(s.curve.tokens.tolist(), s.curve.accuracy.tolist(), strict=True)
     figures: dict[str, Any] = {name: getattr(s, name).plain() for name in names}
     return {**figures, "curve": [{"tokens": t, "accuracy": a} for t, a in curve]}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

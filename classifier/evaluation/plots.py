@@ -15,7 +15,7 @@ from classifier.evaluation.pages import views
 from classifier.evaluation.standing import MIX, ORACLE, Field
 from classifier.evaluation.study import Study, View
 
-_SETTINGS: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -42,7 +42,7 @@ def draw(study: Study, out: Path, stem: str = "evaluation") -> list[str]:
 
 
 def _save(path: Path, panels: int, paint: Callable[[Figure], None]) -> str:
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(5.2 * panels, 4.4), layout="constrained")
         paint(canvas)
         # no date and no version inside

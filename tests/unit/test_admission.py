@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from policies.memory_limits import MemoryLimits
 from router import errors as told
 from router.request import Caller
 from tests.service import ACME, HARD, KEY, POLICY, TestService, request, start_service
-from tests.tasks import says
+from tests.tasks import says, until
 
 LIMITS = POLICY.replace(
     "    default_effort: high",
@@ -37,14 +36,6 @@ class Clock:
 async def service_with(policy: str = LIMITS, **parts: Any) -> tuple[TestService, Clock]:
     clock = Clock()
     return await start_service(policy=policy, limits=MemoryLimits(clock), **parts), clock
-
-
-async def until(done: Callable[[], Any]) -> None:
-    for _ in range(2000):
-        if done():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came")
 
 
 async def tokens_left(service: TestService) -> int:

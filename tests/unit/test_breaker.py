@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from policies.breaker import Breaker, StoreResting, said
-from tests.unit.test_runner import until
+from tests.tasks import until
 
 
 class Store:

@@ -9,7 +9,7 @@ import pytest
 
 from policies.errors import LeaseNotOpen, StoreUnavailable
 from policies.later import Later
-from tests.unit.test_runner import until
+from tests.tasks import until
 
 
 class Store:

@@ -18,9 +18,8 @@ from router.errors import Overloaded, TierUnavailable
 from router.owed import Owed
 from router.tiers import InProcessTiers
 from tests.service import ACME, HARD, POLICY, TestService, request, start_service
-from tests.tasks import says
+from tests.tasks import says, until
 from tests.unit.test_pipeline import settled
-from tests.unit.test_runner import until
 
 TOLD = 33
 TTL_S = 30.0

@@ -12,7 +12,7 @@ from policies.later import Later
 from policies.ledger import Scopes, new_lease_id
 from policies.memory_ledger import InMemoryLedger
 from policies.outage import OutageLedger, Unaccounted
-from tests.unit.test_runner import until
+from tests.tasks import until
 
 TTL_S = 30.0
 DAY_S = 86_400.0

@@ -18,8 +18,7 @@ from policies.memory_ledger import InMemoryLedger
 from router import errors as told
 from router.request import Reply
 from tests.service import ACME, CHEAP, EASY, HARD, KEY, POLICY, TestService, request, start_service
-from tests.tasks import says
-from tests.unit.test_runner import until
+from tests.tasks import says, until
 
 
 async def settled(service: TestService, tenant: str = "acme") -> int:

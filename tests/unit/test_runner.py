@@ -14,7 +14,7 @@ from backends.engines.config import FakeFailure
 from backends.errors import EngineUnavailable, StrategyUnsupported
 from backends.hardware import H200, SMOLLM2_135M
 from backends.task import Progress, TextDelta, TierEvent, TierResult, Used
-from tests.tasks import runner_on, says, task
+from tests.tasks import runner_on, says, task, until
 
 
 class NotedMeter:
@@ -33,12 +33,6 @@ class NotedMeter:
 
     async def aclose(self) -> None:
         return
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
 
 
 async def test_a_result_carries_the_bill() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from router import errors as told
 from router.errors import TierUnavailable
 from router.holding import Tariff
 from tests.service import ACME, HARD, POLICY, TestService, request, start_service
-from tests.tasks import says
+from tests.tasks import says, until
 
 STEERED = {"direct/direct": 0.1, "consistency/sc8": 0.2, "search/beam": 0.95}
 
@@ -34,14 +33,6 @@ def with_share(rule: str, budgets: str = "budgets: {day: 100000}") -> str:
 
 def tenant(rule: str, budgets: str = "budgets: {day: 100000}") -> TenantPolicy:
     return parse_policy(with_share(rule, budgets), "p").tenants["acme"]
-
-
-async def until(done: Callable[[], Any]) -> None:
-    for _ in range(2000):
-        if done():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came")
 
 
 # -- the rule
