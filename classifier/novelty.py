@@ -9,6 +9,7 @@ from sklearn.cluster import KMeans
 
 from classifier.features import COUNT
 from classifier.features.lexical import WORD_BUCKETS
+from classifier.features.structural import AROUND
 from classifier.forward import Novelty, nearest, standardise
 
 Matrix = NDArray[np.float64]
@@ -31,6 +32,8 @@ def fit_novelty(x: sparse.csr_matrix, random_state: int) -> Novelty:
     structural = x[:, :COUNT].toarray()
     mean, deviation = structural.mean(axis=0), structural.std(axis=0)
     inverse = 1.0 / np.maximum(deviation, _LEAST_DEVIATION)
+    # a table of single questions says nothing about conversations: the question counts, wherever it stands
+    inverse[AROUND:][deviation[AROUND:] < 1e-9] = 0.0
     z = standardise(structural, mean, inverse)
     n = len(z)
     order = np.random.default_rng(random_state).permutation(n)

@@ -12,9 +12,11 @@ from classifier.artifact import Artifact, load
 from classifier.confidence import Confidence, SampleFacts
 from classifier.features import extract
 from classifier.features.expand import expand
+from classifier.features.structural import INDEX
 from classifier.forward import standardise
 
 DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts" / "smollm2-135m"
+_NOTHING_ASKED = INDEX["nothing_asked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,9 @@ class Predictor:
         share = weights.novelty.rare_share(features.buckets, features.values)
         ood = weights.novelty.score(structural, np.array([share]))
         p = weights.head.probabilities(scores[None, :arms], ood)[0]
+        if features.structural[_NOTHING_ASKED] and not weights.inverse[_NOTHING_ASKED]:
+            # no such turn was in the table; whichever arm answers "thanks!", it will do
+            p = np.full(arms, 1.0 - float(weights.head.floor.max()))
         tokens, high = weights.token_head.tokens(scores[arms:])
         return Prediction(
             p=self._named(p),

@@ -38,12 +38,20 @@ CHANGES: Mapping[str, Callable[[str], str]] = {
     "reordered context": _reordered,
 }
 
+# Later turns that leave the question as it was, and one after which nothing is left to answer.
+LATER: Mapping[str, str] = {
+    '"yes, go on" after it': "Yes, go on.",
+    '"please think again" after it': "Please think again.",
+}
+THANKED = '"thanks, that\'s all" after it, not the cheapest arm'
+
 
 def robustness(artifact: Artifact, table: OutcomeTable, prompts: int = 1000) -> dict[str, float]:
     """Share of (the first) prompts whose arm changes, by change; an arm is argmax p - price * tokens.
 
     The price is that at which half of what it spends without a price would be spent. "reordered context"
-    counts the prompts that have three sentences or more.
+    counts the prompts that have three sentences or more. Where the user says thanks, the share is that of
+    prompts whose arm is not the one with the fewest expected tokens then.
     """
     predictor = Predictor(artifact)
     asked = [item.messages for item in table.items[:prompts]]
@@ -55,7 +63,23 @@ def robustness(artifact: Artifact, table: OutcomeTable, prompts: int = 1000) -> 
         pairs = [(m, told) for (m, told), old in zip(pairs, asked, strict=True) if list(m) != list(old)]
         moved = [_arm(predictor.predict(m), price) != _arm(told, price) for m, told in pairs]
         found[name] = float(np.mean(moved)) if moved else 0.0
+    for name, said in LATER.items():
+        later = [predictor.predict(_then(messages, said)) for messages in asked]
+        moved = [_arm(a, price) != _arm(b, price) for a, b in zip(later, before, strict=True)]
+        found[name] = float(np.mean(moved))
+    thanked = [predictor.predict(_then(messages, "Thanks, that's all!")) for messages in asked]
+    found[THANKED] = float(
+        np.mean([_arm(t, price) != min(t.tokens, key=t.tokens.__getitem__) for t in thanked])
+    )
     return found
+
+
+def _then(messages: Messages, said: str) -> Messages:
+    answered = {
+        "role": "assistant",
+        "content": "I would say that it is 12, but let me look at it more closely.",
+    }
+    return [*messages, answered, {"role": "user", "content": said}]
 
 
 def _price(predictions: Sequence[Prediction]) -> float:

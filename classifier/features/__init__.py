@@ -13,7 +13,7 @@ from classifier.features.structural import COUNT, NAMES, structural
 from classifier.features.text import view
 
 # Raise it with every change of a column: saved weights are refused under another one.
-FEATURE_VERSION = 2
+FEATURE_VERSION = 3
 
 __all__ = ["COUNT", "FEATURE_VERSION", "NAMES", "WIDTH", "Features", "extract"]
 
@@ -30,5 +30,5 @@ class Features:
 def extract(messages: Sequence[Mapping[str, str]]) -> Features:
     """Features of one conversation; deterministic, and bounded whatever its size (see `text.MAX_CHARS`)."""
     seen = view(messages)
-    buckets, values = lexical(seen.tokens, seen.question)
+    buckets, values = lexical(seen.spoken, seen.sentences)
     return Features(structural(seen), buckets, values)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.features.text import is_number
+from classifier.features.tokens import is_number
 
 _WORD_BITS, _PAIR_BITS, _CHAR_BITS = 13, 12, 12
 WORD_BUCKETS = 2**_WORD_BITS
@@ -20,21 +20,26 @@ _LENGTHS = (1.0, 0.7, 0.5)
 
 # Odd 32-bit constants (golden ratio, murmur3's mixers): multiply-shift hashing, top bits kept.
 _P1, _P2, _P3 = np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
+_BETWEEN = "\x00"
 _DIGITS_TO_ZERO = str.maketrans("123456789", "000000000")
 
 
-def lexical(tokens: Sequence[str], text: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def lexical(
+    spoken: Sequence[Sequence[str]], sentences: Sequence[str]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """(buckets, values) of the non-zero columns, ascending: log(1+tf), each block scaled to its length.
 
     Words come first, in [0, WORD_BUCKETS). A number stands for its count of digits, so the model learns
-    sizes and not the numbers it saw. The hash is crc32 and integer arithmetic: the same in every process.
+    sizes and not the numbers it saw. Pairs and triples stay within a sentence (`spoken`: the tokens of each),
+    so the order of sentences does not count. The hash is crc32 and integer arithmetic: the same in every
+    process.
     """
-    words = _word_hashes(tokens)
-    pairs = words[:-1] * _P1 + words[1:] * _P2
+    words = _word_hashes([token for sentence in spoken for token in sentence])
+    pairs = (words[:-1] * _P1 + words[1:] * _P2)[_inside(spoken)]
     hashed = [
         _buckets(words, _WORD_BITS, _EDGES[0]),
         _buckets(pairs, _PAIR_BITS, _EDGES[1]),
-        _buckets(_char_hashes(text), _CHAR_BITS, _EDGES[2]),
+        _buckets(_char_hashes(sentences), _CHAR_BITS, _EDGES[2]),
     ]
     counts = np.bincount(np.concatenate(hashed), minlength=WIDTH)
     at = np.flatnonzero(counts)
@@ -60,7 +65,18 @@ def _form(token: str) -> str:
     return f"#{min(len(token), 9)}" if is_number(token) else token.lower()
 
 
-def _char_hashes(text: str) -> NDArray[np.uint32]:
-    plain = f" {' '.join(text.lower().translate(_DIGITS_TO_ZERO).split())} "
-    codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    return codes[:-2] * _P1 + codes[1:-1] * _P2 + codes[2:]
+def _inside(spoken: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+    """Which pairs of neighbouring tokens lie within one sentence."""
+    ends = np.cumsum([len(sentence) for sentence in spoken], dtype=np.intp)
+    inside = np.ones(max(int(ends[-1]) - 1, 0) if ends.size else 0, dtype=np.bool_)
+    inside[ends[(ends > 0) & (ends <= inside.size)] - 1] = False
+    return inside
+
+
+def _char_hashes(sentences: Sequence[str]) -> NDArray[np.uint32]:
+    told = _BETWEEN.join(f" {sentence} " for sentence in sentences).lower().translate(_DIGITS_TO_ZERO)
+    codes = np.frombuffer(told.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    between = codes == ord(_BETWEEN)
+    inside = ~(between[:-2] | between[1:-1] | between[2:])
+    hashes = codes[:-2] * _P1 + codes[1:-1] * _P2 + codes[2:]
+    return np.asarray(hashes[inside])

@@ -9,18 +9,16 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.features.text import View, is_number
+from classifier.features.text import View
+from classifier.features.tokens import is_number
 from classifier.features.words import COLUMNS_OF, GROUPS, word_set
 
-_OPERATORS = {"+": 0, "-": 1, "−": 1, "*": 2, "×": 2, "x": 2, "/": 3, "÷": 3, "^": 4}
+_OPERATORS = {"+": 0, "-": 1, "−": 1, "*": 2, "×": 2, "x": 2, "X": 2, "/": 3, "÷": 3, "^": 4}
 _OP_NAMES = ("add", "sub", "mul", "div", "pow")
 
 _WH = ("what", "which", "who", "where", "when", "why", "how")
 _YES_NO = word_set("is are was were do does did can could will would should has have")
 _SYMBOLS = ("?", "=", "(", "%", "$", "\\", "{", "}", ";", "[", "<", '"', ":", ",", ".", "!", "`", "#", "|")
-
-# Beyond this a text is shouted, not harder.
-_MOST_CAPITALS = 0.1
 
 NAMES: tuple[str, ...] = (
     *(
@@ -43,50 +41,57 @@ NAMES: tuple[str, ...] = (
     *("wh_yes_no", "how_many"),
     *(f"symbol_{index}" for index in range(len(_SYMBOLS))),
     *("code_fence", "latex", "choices"),
-    *("upper_share", "digit_share", "space_share", "non_ascii_share", "cjk_share"),
+    *("digit_share", "space_share", "non_ascii_share", "cjk_share"),
     *("user_turns", "assistant_turns", "follow_up", "context_chars", "system_chars", "system_format"),
+    "nothing_asked",
 )
 COUNT = len(NAMES)
 INDEX: dict[str, int] = {name: index for index, name in enumerate(NAMES)}
+# From here on: what stands around the question, not in it.
+AROUND = INDEX["user_turns"]
 
 
 def structural(view: View) -> NDArray[np.float64]:
     """The named columns of one conversation, shape (COUNT,), finite; counts of text grow as log(1+n)."""
-    tokens = view.tokens
+    tokens, question = view.tokens, view.question
     words = [token.lower() for token in tokens if token[0].isalpha()]
     values = [
-        *_sizes(view, words),
+        *_sizes(view, question, words),
         *_numbers([token for token in tokens if is_number(token)]),
         *_arithmetic(tokens, words),
         *_word_groups(words),
-        *_question(words),
-        *_symbols(view.question),
-        *_script(view.question),
+        *_question(view, words),
+        *_symbols(question),
+        *_script(question),
         math.log1p(view.user_turns),
         math.log1p(view.assistant_turns),
         float(view.follow_up),
         math.log1p(view.context_chars),
         math.log1p(len(view.system)),
         float(any(word in view.system.lower() for word in ("json", "only", "format", "step"))),
+        float(view.nothing_asked),
     ]
     return np.array(values, dtype=np.float64)
 
 
-def _sizes(view: View, words: Sequence[str]) -> list[float]:
-    text = view.question
+def _sizes(view: View, text: str, words: Sequence[str]) -> list[float]:
+    """What is quoted, and what follows a colon, is looked for within a sentence: their order is free."""
     lengths = [len(word) for word in words]
-    quoted = text.split('"')[1::2] if '"' in text else ()
+    quoted = [p for s in view.sentences for p in s.split('"')[1::2]] if '"' in text else ()
+    after = [len(s) - s.rfind(":") for s in view.sentences if ":" in s] if ":" in text else ()
+    # a line that does not end a sentence: a list, a table, code
+    lines = sum(1 for s in view.sentences[:-1] if s[-1:] not in (".", "!", "?"))
     return [
         math.log1p(view.chars),
         math.log1p(len(words)),
-        math.log1p(text.count("\n")),
-        math.log1p(text.count(". ") + text.count("? ") + text.count("! ") + text.count("\n")),
+        math.log1p(lines),
+        math.log1p(len(view.sentences) - 1),
         sum(lengths) / len(lengths) if lengths else 0.0,
         float(min(max(lengths, default=0), 40)),
         math.log1p(max((len(part) for part in quoted), default=0)),
         len(set(words)) / len(words) if words else 0.0,
         float(min(lengths[-1], 40)) if lengths else 0.0,
-        math.log1p(len(text) - 1 - text.rfind(":")) if ":" in text else 0.0,
+        math.log1p(max(after) - 1) if after else 0.0,
     ]
 
 
@@ -148,7 +153,7 @@ def _is_operation(tokens: Sequence[str], index: int) -> bool:
     if not 0 < index < len(tokens) - 1:
         return False
     left, right = tokens[index - 1], tokens[index + 1]
-    if tokens[index] == "x":
+    if tokens[index] in "xX":
         return is_number(left) and is_number(right)
     if not ((_operand(left) or left == ")") and (_operand(right) or right in "(-")):
         return False
@@ -163,29 +168,32 @@ def _word_groups(words: Sequence[str]) -> list[float]:
     return [math.log1p(count) for count in counts]
 
 
-def _question(words: Sequence[str]) -> list[float]:
+def _question(view: View, words: Sequence[str]) -> list[float]:
     present = set(words)
-    first = words[0] if words else ""
+    begun = any(spoken[0].lower() in _YES_NO for spoken in view.spoken if spoken)
     how_many = any(a == "how" and b in ("many", "much") for a, b in pairwise(words))
     flags = [word in present for word in _WH]
-    return [float(flag) for flag in (*flags, first in _YES_NO, how_many)]
+    return [float(flag) for flag in (*flags, begun, how_many)]
 
 
 def _symbols(text: str) -> list[float]:
     count: Callable[[str], int] = text.count
     counts = [math.log1p(count(symbol)) for symbol in _SYMBOLS]
-    latex = "\\frac" in text or "\\(" in text or "$$" in text or "\\sqrt" in text or "\\begin" in text
-    choices = ("A)" in text and "B)" in text) or ("A." in text and "B." in text) or "(A)" in text
+    low = text.lower()
+    latex = "\\frac" in low or "\\(" in text or "$$" in text or "\\sqrt" in low or "\\begin" in low
+    # "A." ends a sentence, so a line ends there
+    dotted = all(f"\n{mark}\n" in f"\n{low}\n" or f" {mark}\n" in f"{low}\n" for mark in ("a.", "b."))
+    choices = ("a)" in low and "b)" in low) or "(a)" in low or dotted
     return [*counts, math.log1p(count("```")), float(latex), float(choices)]
 
 
 def _script(text: str) -> list[float]:
+    """Capitals are no column: a text that is shouted is not harder."""
     if not text:
-        return [0.0] * 5
+        return [0.0] * 4
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     size = codes.size
     return [
-        min(np.count_nonzero((codes >= 65) & (codes <= 90)) / size, _MOST_CAPITALS),
         np.count_nonzero((codes >= 48) & (codes <= 57)) / size,
         np.count_nonzero(codes <= 32) / size,
         np.count_nonzero(codes > 127) / size,
