@@ -15,7 +15,7 @@ from classifier.rows import Row
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _NEEDED = ("prompt_id", "arm", "score", "completion_tokens")
-_WANTED = (*_NEEDED, "messages", "prompt", "family", "prompt_tokens", "samples")
+_WANTED = (*_NEEDED, "messages", "prompt", "family", "prompt_tokens", "charged_tokens", "samples")
 _BATCH_ROWS = 4_096
 
 

@@ -84,6 +84,14 @@ class Row:
             self.fail("samples", "must be a list")
         return len(samples)
 
+    def column(self, name: str) -> Any:
+        """The value as it was written, None where there is none; for readers that check it themselves."""
+        return self._row.get(name)
+
+    def with_column(self, name: str, value: Any) -> Row:
+        """The same row with another value in one column."""
+        return Row(self.at, {**self._row, name: value})
+
     def only_sample(self) -> tuple[float, float, float, float]:
         """Of a row with one sample: mean log-probability, completion tokens, cut at its length (0 or 1),
         answered (0 or 1); NaN for what the row does not tell."""

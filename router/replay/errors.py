@@ -1,0 +1,20 @@
+"""Errors of replay; each is one sentence that says what to do.
+
+ReplayError
+├── NothingToReplay    nothing in the file can be replayed under this policy
+└── NoSupport          the log cannot answer: it never took what the policy would take
+"""
+
+from __future__ import annotations
+
+
+class ReplayError(Exception):
+    """Base of everything that replay raises on purpose; picklable, as its message is all there is."""
+
+
+class NothingToReplay(ReplayError):
+    """The file holds nothing that the policy could have decided: no rows, other tenants, other arms."""
+
+
+class NoSupport(ReplayError):
+    """The log never took, or too rarely, what the policy would take; an answer would be a guess."""
