@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from classifier.calibration import MAX_KNOTS, METHODS, Calibrator
 from classifier.confidence import COLUMNS, VERSION, Confidence
+from classifier.drift.reference import reference_arrays, reference_from
 from classifier.errors import ArtifactCorrupt, ArtifactIncompatible
 from classifier.features import COUNT, WIDTH
 from classifier.features.expand import EXPANDED
@@ -58,6 +59,7 @@ def to_arrays(weights: Weights) -> dict[str, NDArray[Any]]:
         "novelty_rare_limit": np.array(novelty.rare_limit),
         **({"seen": weights.seen} if weights.seen.size else {}),
         **_confidence_arrays(weights.confidences),
+        **reference_arrays(weights.reference),
     }
 
 
@@ -133,6 +135,7 @@ def from_arrays(arrays: Arrays, arms: int) -> Weights:
         seen=reader.whole("seen", (reader.rows("seen"),), 2**63 - 1, -(2**63))
         if "seen" in arrays
         else np.empty(0, dtype=np.int64),
+        reference=reference_from(reader, arms) if "drift_edges" in arrays else None,
     )
     unknown = sorted(set(arrays) - reader.seen)
     if unknown:

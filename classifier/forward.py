@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from classifier.calibration import Calibrator, logit, sigmoid
 from classifier.confidence import Confidence
+from classifier.drift.reference import Reference
 from classifier.features.lexical import WORD_BUCKETS
 from classifier.ladders import raise_monotone
 
@@ -118,6 +119,7 @@ class Weights:
     `intercept` (2 arms,); `typical_tokens` (arms,) orders the arms by cost. `confidences` by index of the
     arm, for those that draw one sample; empty in artifacts from before there were any. `seen`: fingerprints
     of the training prompts (`OutcomeTable.fingerprints`), ascending; serving does not look at them.
+    `reference` says what traffic to expect; None in artifacts from before there was one.
     """
 
     mean: Matrix
@@ -131,6 +133,7 @@ class Weights:
     novelty: Novelty
     confidences: Mapping[int, Confidence] = field(default_factory=dict)
     seen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    reference: Reference | None = None
 
     @property
     def arms(self) -> int:

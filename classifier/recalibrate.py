@@ -14,6 +14,7 @@ from sklearn.model_selection import GroupKFold
 
 from classifier.artifact import Artifact, save
 from classifier.calibration import brier, choose_calibrator, ece, ece_floor
+from classifier.drift.of_training import reference_of_traffic
 from classifier.errors import ArmsDiffer, TooFewItems
 from classifier.features import COUNT
 from classifier.features.expand import expand
@@ -108,7 +109,14 @@ def recalibrate(
             "metrics": {arm: asdict(change) for arm, change in changes.items()},
         },
     }
-    version = save(out, artifact.arms, replace(artifact.weights, head=head), card)
+    weights = replace(artifact.weights, head=head)
+    spent = np.full(logits.shape, np.nan)
+    for arm in common:
+        spent[:, artifact.arms.index(arm)] = table.tokens[:, table.arms.index(arm)]
+    # what it is calibrated on is now what it expects to see
+    told = [item.messages for item in table.items]
+    reference = reference_of_traffic(replace(artifact, weights=weights), told, spent)
+    version = save(out, artifact.arms, replace(weights, reference=reference), card)
     left = tuple(arm for arm in artifact.arms if arm not in changes)
     return Recalibrated(version, len(table.items), seen, changes, left)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sklearn.model_selection import GroupKFold
 from classifier.artifact import save
 from classifier.calibration import brier
 from classifier.confidence_fit import fit_confidences
+from classifier.drift.of_training import reference_of_training
 from classifier.evaluate import FrontierRow, arm_metrics, frontier
 from classifier.features.matrix import feature_matrix
 from classifier.model import ArmClassifier
@@ -62,11 +63,15 @@ class TrainReport:
 
 @dataclass(frozen=True, slots=True)
 class _HeldOut:
-    """Predictions (n, arms) by models that had not seen the prompt, NaN where it was never held out."""
+    """Predictions (n, arms) by models that had not seen the prompt, NaN where it was never held out.
+
+    `models` are those models, each with the rows that it had not seen.
+    """
 
     p: Matrix
     base: Matrix
     tokens: Matrix
+    models: list[tuple[NDArray[np.intp], ArmClassifier]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> _HeldOut:
@@ -117,7 +122,12 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
         },
     }
     judges = {table.arms.index(arm): judge for arm, judge in confidence.models.items()}
-    weights = replace(model.export(), confidences=judges, seen=np.unique(table.fingerprints()))
+    weights = replace(
+        model.export(),
+        confidences=judges,
+        seen=np.unique(table.fingerprints()),
+        reference=reference_of_training(model, held_out.models, x, table.tokens),
+    )
     version = save(out, table.arms, weights, card)
     return TrainReport(
         artifact=Path(out),
@@ -155,6 +165,7 @@ def _hold_out_items(
         _fit(model, table.subset(kept), x[kept], groups[kept])
         found.p[out], found.base[out] = model.predict_proba(x[out]), model.head_.base
         found.tokens[out] = model.predict_tokens(x[out])[0]
+        found.models.append((out, model))
         strength = strength or model.strength_
     if strength is None:
         raise ValueError("no quarter was held out")

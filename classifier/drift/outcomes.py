@@ -22,9 +22,9 @@ EXPECTED_ABOVE = 0.05
 class Calibration:
     """An arm's predicted p against what came of it, on `rows` decisions with a known outcome.
 
-    `observed` and `predicted` are means; `ratio` is observed over predicted with the 95 % interval `low` to
-    `high` (calibration in the large). `ece` over 10 bins of equal mass; `floor` is what a perfect p would show
-    on so few rows. `p_gap` and `p_ece` are p-values of a perfect p showing a gap, or an ECE, as large.
+    `observed` and `predicted` are means; `ratio` is observed over predicted, `low` to `high` its 95 %
+    interval (calibration in the large). `ece` has 10 bins of equal mass; `floor` is what a perfect p would
+    show on so few rows. `p_gap` and `p_ece` are p-values of a perfect p showing a gap, or an ECE, as large.
     """
 
     rows: int
@@ -52,8 +52,11 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class TokenFit:
-    """Completion tokens of an arm: `ratio` is spent over predicted, both summed over `rows`; `above` the share
-    of rows beyond the predicted 95 % quantile, `p_above` the p-value of so many if 5 % are right."""
+    """Completion tokens of an arm on `rows` decisions.
+
+    `ratio` is spent over predicted, both summed; `above` the share of rows beyond the predicted 95 %
+    quantile, `p_above` the p-value of so many if 5 % are right.
+    """
 
     rows: int
     ratio: float
@@ -61,17 +64,17 @@ class TokenFit:
     p_above: float
 
 
-def calibration(p: Vector, rewards: Vector, seed: int = 0) -> Calibration:
+def calibration(p: Vector, rewards: Vector, trained_rows: float = np.inf, seed: int = 0) -> Calibration:
     """Of (n,) predictions and rewards in [0, 1]; n is at least 1.
 
-    The gap is tested by (O - E) / sqrt(sum p (1 - p)) (Spiegelhalter 1986, Statistics in Medicine 5(5), for
-    unweighted residuals), the ECE against simulated rows of a perfect p, with a gamma tail through their mean
-    and variance. The interval is Wilson's of the observed share over the predicted one. Rewards between 0 and 1
-    vary less than the tests suppose, which errs on the quiet side.
+    The gap is tested by (O - E) / sqrt(sum p (1 - p) (1 + n / m)) (Spiegelhalter 1986, Statistics in Medicine
+    5(5), for unweighted residuals; p is itself no surer than the m `trained_rows` it was learnt from), the ECE against simulated rows of a perfect p, with a gamma tail through their mean
+    and variance. The interval is Wilson's of the observed share, over the predicted one. Rewards between 0
+    and 1 vary less than the tests suppose, which errs on the quiet side.
     """
     n = p.size
     observed, predicted = float(rewards.mean()), float(p.mean())
-    spread = max(float(np.sqrt((p * (1.0 - p)).sum())), 1e-9)
+    spread = max(float(np.sqrt((p * (1.0 - p)).sum() * (1.0 + n / max(trained_rows, 1.0)))), 1e-9)
     low, high = _wilson(observed, n)
     found = ece(p, rewards, _BINS)
     floor, deviation = _ece_of_perfect(p, seed)

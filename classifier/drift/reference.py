@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,18 @@ EDGES = 11
 BINS = EDGES + 1
 _DECILES = np.arange(1, 10) / 10.0
 _BELOW = 1e-9
+# Spent over predicted: lengths that hardly vary would have edges where a change by a token is a landslide.
+_RATIO_EDGES = np.full(EDGES, np.inf)
+_RATIO_EDGES[:8] = np.log([0.25, 0.4, 0.625, 0.8, 1.25, 1.6, 2.5, 4.0])
 OOD = "ood"
 P, TOKENS, RATIO = "p", "tokens", "token ratio"
+
+
+class Reader(Protocol):
+    """Takes arrays by name and refuses wrong shapes, kinds and numbers with ArtifactCorrupt."""
+
+    def real(self, name: str, shape: tuple[int, ...]) -> Matrix: ...
+    def whole(self, name: str, shape: tuple[int, ...], highest: int) -> Counts: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +40,18 @@ class Reference:
 
     Signals, in order: the structural features by name, `ood`, then of each arm the predicted p, the logarithm
     of the predicted tokens, and the logarithm of what was really spent over that. `edges` (signals, EDGES)
-    ascend, padded with infinity; a value falls into the bin that counts the edges below it. `counts`
-    (signals, BINS). Predictions come from models that had not seen their prompt: seen prompts look surer.
+    are quantiles, but fixed for spent over predicted, and end in infinity; a value falls into the bin that
+    counts the edges below it. `counts` (signals, BINS).
     """
 
     edges: Matrix
     counts: Counts
 
     @classmethod
-    def of(cls, signals: Matrix) -> Reference:
-        """From (n, signals) values, NaN where one is not known."""
-        edges = np.stack([_edges(column[~np.isnan(column)]) for column in signals.T])
+    def of(cls, signals: Matrix, arms: int) -> Reference:
+        """From (n, signals) values of a classifier with so many arms, NaN where one is not known."""
+        own = [_edges(column[~np.isnan(column)]) for column in signals.T[: COUNT + 1 + 2 * arms]]
+        edges = np.stack([*own, *([_RATIO_EDGES] * arms)])
         return cls(edges, binned(edges, signals))
 
 
@@ -79,21 +90,16 @@ def reference_arrays(reference: Reference | None) -> dict[str, NDArray[Any]]:
     return {"drift_edges": edges, "drift_lengths": lengths, "drift_counts": reference.counts}
 
 
-def reference_from(arrays: Mapping[str, NDArray[Any]], arms: int) -> Reference | None:
-    """The inverse; None where the artifact has none. Raises ArtifactCorrupt for anything out of place."""
-    if "drift_edges" not in arrays:
-        return None
+def reference_from(reader: Reader, arms: int) -> Reference:
+    """The inverse, for an artifact that has one. Raises ArtifactCorrupt for anything out of place."""
     signals = COUNT + 1 + 3 * arms
-    edges = _taken(arrays, "drift_edges", (signals, EDGES), "f").astype(np.float64)
-    lengths = _taken(arrays, "drift_lengths", (signals,), "i").astype(np.int64)
-    counts = _taken(arrays, "drift_counts", (signals, BINS), "i").astype(np.int64)
-    if lengths.min() < 0 or lengths.max() > EDGES or counts.min() < 0:
-        raise ArtifactCorrupt("the drift reference counts below zero; train the classifier again")
+    edges = reader.real("drift_edges", (signals, EDGES))
+    lengths = reader.whole("drift_lengths", (signals,), EDGES)
+    counts = reader.whole("drift_counts", (signals, BINS), 2**40)
     inside = np.arange(EDGES) < lengths[:, None]
-    edges = np.where(inside, edges, np.inf)
     if np.any(np.diff(np.where(inside, edges, np.finfo(np.float64).max), axis=1) < 0.0):
         raise ArtifactCorrupt("array 'drift_edges' does not ascend; train the classifier again")
-    return Reference(edges, counts)
+    return Reference(np.where(inside, edges, np.inf), counts)
 
 
 def _edges(values: Matrix) -> Matrix:
@@ -105,12 +111,3 @@ def _edges(values: Matrix) -> Matrix:
         found = np.unique(np.concatenate([lowest, deciles, [values.max()]]))
         padded[: found.size] = found
     return padded
-
-
-def _taken(
-    arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...], kind: str
-) -> NDArray[Any]:
-    array = arrays.get(name)
-    if array is None or array.shape != shape or array.dtype.kind != kind or not np.all(np.isfinite(array)):
-        raise ArtifactCorrupt(f"array {name!r} is not what it must be; train the classifier again")
-    return array

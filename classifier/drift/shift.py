@@ -15,10 +15,11 @@ _LEAST_EXPECTED = 5.0
 def psi(reference: Counts, live: Counts) -> Vector:
     """Population stability index of each signal, less what chance gives it; 0 at least.
 
-    (signals, bins) counts -> (signals,). PSI = sum (q - p) ln(q / p) (Siddiqi 2006, Credit Risk Scorecards). Of
-    two samples of one population it is about (bins - 1)(1/n + 1/m), not 0 (Yurdakul & Naranjo 2020, Journal of
-    Risk Model Validation 14(4)): with 200 rows, 0.06 of nothing. That much is taken off. Half a row is added to
-    each bin, or one that only one side has would make it infinite; bins that neither has count for nothing.
+    (signals, bins) counts -> (signals,). PSI = sum (q - p) ln(q / p) (Siddiqi 2006, Credit Risk Scorecards).
+    Of two samples of one population it is about (bins - 1)(1/n + 1/m), not 0 (Yurdakul & Naranjo 2020,
+    Journal of Risk Model Validation 14(4)): with 200 rows, 0.06 of nothing. That much is taken off. Half a
+    row is added to each bin, or one that only one side has would make it infinite; bins that neither has do
+    not count.
     """
     n, m = live.sum(axis=1), reference.sum(axis=1)
     used = (reference + live) > 0
@@ -36,8 +37,8 @@ def psi(reference: Counts, live: Counts) -> Vector:
 def shift_p(reference: Counts, live: Counts) -> Vector:
     """P-value of each signal that both histograms come from one population; 1 where nothing can be said.
 
-    (signals, bins) counts -> (signals,). Pearson's chi-square test of homogeneity of two samples; neighbouring
-    bins are pooled until the smaller sample expects 5 in each (Cochran 1954, Biometrics 10(4)).
+    (signals, bins) counts -> (signals,). Pearson's chi-square test of homogeneity of two samples;
+    neighbouring bins are pooled until the smaller sample expects 5 in each (Cochran 1954, Biometrics 10(4)).
     """
     return np.array([_homogeneity(r, x) for r, x in zip(reference, live, strict=True)])
 
