@@ -68,6 +68,21 @@ def save(directory: str | Path, arms: tuple[str, ...], weights: Weights, card: M
     return _version(files[MANIFEST])
 
 
+def check_place(directory: str | Path) -> None:
+    """Raise ArtifactError where `save` would find the place taken or closed: asked before long work."""
+    target = Path(directory)
+    try:
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise ArtifactError(f"{target} is not a directory; choose another place")
+        if target.is_dir() and any(e.name not in (WEIGHTS, CARD, MANIFEST) for e in target.iterdir()):
+            raise ArtifactError(f"{target} holds other files; choose an empty or a new directory")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise ArtifactError(f"{target.parent} may not be written to; choose another place")
+    except OSError as error:
+        raise ArtifactError(f"{target} cannot be written: {error.strerror}; choose another place") from error
+
+
 def load(directory: str | Path) -> Artifact:
     """Read an artifact.
 
@@ -179,10 +194,7 @@ def _version(manifest: bytes) -> str:
 
 def _replace(target: Path, files: Mapping[str, bytes]) -> None:
     """Write beside the target and rename, so that a reader finds the old artifact or the new one."""
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise ArtifactError(f"{target} is not a directory; choose another place")
-    if target.is_dir() and any(entry.name not in files for entry in target.iterdir()):
-        raise ArtifactError(f"{target} holds other files; choose an empty or a new directory")
+    check_place(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

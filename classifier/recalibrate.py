@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.model_selection import GroupKFold
 
-from classifier.artifact import Artifact, save
+from classifier.artifact import Artifact, check_place, save
 from classifier.calibration import brier, choose_calibrator, ece, ece_floor
 from classifier.drift.of_training import reference_of_traffic
 from classifier.errors import ArmsDiffer, TooFewItems
@@ -59,7 +59,8 @@ def recalibrate(
     """Fit calibration curves and base rates on `table` and save the rest unchanged to `out`.
 
     Prompts that the classifier was trained on do not count: it knows their answers. Raises ArmsDiffer without
-    an arm in common, TooFewItems below 40 new prompts, ArtifactError if `out` cannot be written.
+    an arm in common, TooFewItems below 40 new prompts, OneClassOnly, ArtifactError if `out` cannot be
+    written.
     """
     fresh = np.flatnonzero(~np.isin(table.fingerprints(), artifact.weights.seen))
     seen = len(table.items) - fresh.size
@@ -71,6 +72,9 @@ def recalibrate(
         raise TooFewItems(
             f"{len(table.items)} prompts that the classifier was not trained on; {MIN_ITEMS} are needed"
         )
+    table.check_enough()
+    check_place(out)
+    table.only_arms(common).check_two_classes()
     logits, ood = _forward(artifact.weights, feature_matrix([item.messages for item in table.items]))
     groups = table.content_groups()
     count = min(_FOLDS, len(np.unique(groups)))

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 from classifier.errors import InvalidRow
 
 _TURN = ("role", "content")
-_LARGEST_FACT = 1e9  # tokens, or nats below nothing: beyond this something else was written down
+LARGEST = 1e9  # tokens, or nats below nothing: beyond this something else was written down
+_LONGEST_NAME = 200
 
 
 class Row:
@@ -43,6 +44,22 @@ class Row:
             self.fail(column, "must be a non-empty string")
         return value
 
+    def label(self, column: str, default: str | None = None) -> str:
+        """A text, or a whole number that stands for one, as other people's tables have them."""
+        value = self._row.get(column)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
+            return str(value)
+        return self.text(column)
+
+    def name(self, column: str) -> str:
+        """A text that can be printed in a table."""
+        value = self.text(column)
+        if len(value) > _LONGEST_NAME or not value.isprintable():
+            self.fail(column, f"must be at most {_LONGEST_NAME} characters that can be printed")
+        return value
+
     def number(self, column: str, maximum: float, default: float | None = None) -> float:
         value = self._row.get(column, default)
         if value is None:
@@ -54,7 +71,7 @@ class Row:
         except OverflowError:
             number = math.inf
         if not math.isfinite(number) or not 0.0 <= number <= maximum:
-            span = "in [0, 1]" if maximum == 1.0 else "finite and not negative"
+            span = "in [0, 1]" if maximum == 1.0 else f"in [0, {maximum:.0e}]"
             self.fail(column, f"must be {span}, not {str(value)[:20]}")
         return number
 
@@ -63,6 +80,8 @@ class Row:
         value = self._row.get("messages")
         if value is None and isinstance(self._row.get("prompt"), str):
             return ({"role": "user", "content": self._row["prompt"]},)
+        if isinstance(value, str):
+            value = self._unpacked(value)
         if not isinstance(value, list) or not value:
             self.fail("messages", "must be a non-empty list of {role, content}")
         turns = []
@@ -74,6 +93,14 @@ class Row:
                 self.fail("messages", "every message needs a role and a content that are strings")
             turns.append({"role": role, "content": content})
         return tuple(turns)
+
+    @staticmethod
+    def _unpacked(text: str) -> Any:
+        """Tables of flat columns hold a conversation as JSON; None for any other text."""
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return None
 
     def samples(self) -> int:
         """How many samples the row tells of."""
@@ -110,6 +137,6 @@ class Row:
         value = sample.get(name)
         if value is None:
             return math.nan
-        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST_FACT:
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
             self.fail("samples", f"{name} must be a number or null")
         return float(value)

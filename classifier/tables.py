@@ -21,10 +21,11 @@ from classifier.errors import (
     TooFewItems,
 )
 from classifier.files import json_rows, read_rows
-from classifier.rows import Row
+from classifier.rows import LARGEST, Row
 
 MIN_ITEMS = 40
 MIN_ITEMS_PER_ARM = 20
+MIN_DISTINCT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +104,32 @@ class OutcomeTable:
         keys = [json.dumps([dict(m) for m in item.messages], sort_keys=True) for item in self.items]
         return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.intp)
 
+    def check_enough(self) -> None:
+        """Raise TooFewItems if no prompts could be held out."""
+        if len(self.items) < MIN_ITEMS:
+            raise TooFewItems(f"{len(self.items)} prompts; record at least {MIN_ITEMS}")
+        if (distinct := len(np.unique(self.content_groups()))) < MIN_DISTINCT:
+            raise TooFewItems(
+                f"{len(self.items)} prompts, {distinct} of them different; record at least {MIN_DISTINCT}"
+            )
+
     def check_trainable(self) -> None:
         """Raise MissingArms, TooFewItems or OneClassOnly if no classifier can be learnt from this."""
         if len(self.arms) < 2:
             raise MissingArms(f"only arm {self.arms[0]!r} was recorded; routing needs at least two")
-        if len(self.items) < MIN_ITEMS:
-            raise TooFewItems(f"{len(self.items)} prompts; record at least {MIN_ITEMS}")
+        self.check_enough()
+        for column, arm in enumerate(self.arms):
+            if (rows := int(np.count_nonzero(~np.isnan(self.scores[:, column])))) < MIN_ITEMS_PER_ARM:
+                raise TooFewItems(f"arm {arm!r} has {rows} prompts; record {MIN_ITEMS_PER_ARM} or more")
+        self.check_two_classes()
+
+    def check_two_classes(self) -> None:
+        """Raise OneClassOnly for an arm, with rows enough to tell, that is always right or always wrong."""
         for column, arm in enumerate(self.arms):
             scores = self.scores[:, column]
             scores = scores[~np.isnan(scores)]
             if scores.size < MIN_ITEMS_PER_ARM:
-                raise TooFewItems(
-                    f"arm {arm!r} has {scores.size} prompts; record {MIN_ITEMS_PER_ARM} or more"
-                )
+                continue
             if scores.min() == scores.max() and scores[0] in (0.0, 1.0):
                 kind = "right" if scores[0] else "wrong"
                 raise OneClassOnly(
@@ -152,10 +166,10 @@ def build_table(rows: Iterable[Row], sha256: str = "", arms: Sequence[str] | Non
     lone: dict[tuple[str, str], tuple[float, ...]] = {}
     voting: set[str] = set()
     for row in rows:
-        arm = row.text("arm")
+        arm = row.name("arm")
         if arms is not None and arm not in arms:
             continue
-        item = Item(row.text("prompt_id"), row.messages(), row.text("family", "all"))
+        item = Item(row.label("prompt_id"), row.messages(), row.label("family", "all"))
         known = items.setdefault(item.prompt_id, item)
         if known.messages != item.messages:
             row.fail("messages", f"prompt {item.prompt_id!r} had other messages in an earlier row")
@@ -166,13 +180,13 @@ def build_table(rows: Iterable[Row], sha256: str = "", arms: Sequence[str] | Non
             raise DuplicateRow(
                 f"prompt {key[0]!r} with arm {key[1]!r} appears twice; keep one", row.at, "arm"
             )
-        row.number("prompt_tokens", maximum=math.inf, default=0.0)
+        row.number("prompt_tokens", maximum=LARGEST, default=0.0)
         if (drawn := row.samples()) == 1:
             lone[key] = row.only_sample()
         elif drawn:
             voting.add(key[1])
-        cells[key] = (row.number("score", maximum=1.0), row.number("completion_tokens", maximum=math.inf))
-    if not cells and arms is None:
+        cells[key] = (row.number("score", maximum=1.0), row.number("completion_tokens", maximum=LARGEST))
+    if not cells and not arms:
         raise EmptyTable("the table has no rows; record prompts first")
     found = tuple(sorted({arm for _, arm in cells}))
     if absent := [arm for arm in arms or () if arm not in found]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.model_selection import GroupKFold
 
-from classifier.artifact import save
+from classifier.artifact import check_place, save
 from classifier.calibration import brier
 from classifier.confidence_fit import fit_confidences
 from classifier.drift.of_training import reference_of_training
@@ -87,6 +87,7 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
     if `out` cannot be written.
     """
     table.check_trainable()
+    check_place(out)
     x = feature_matrix([item.messages for item in table.items])
     groups = table.content_groups()
     held_out, strength = _hold_out_items(table, x, groups, seed)

@@ -35,7 +35,8 @@ class Grid:
         return table
 
     def markdown(self) -> str:
-        lines = [self.columns, ("---", *("---:" for _ in self.columns[1:])), *self.rows]
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows)]
+        lines = [rows[0], ["---", *("---:" for _ in self.columns[1:])], *rows[1:]]
         text = f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{text}\n\n{self.about}" if self.about else text
 

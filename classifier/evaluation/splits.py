@@ -49,7 +49,8 @@ class HeldOut:
 def parts(table: OutcomeTable, by: By, seed: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """(fitted on, held out) of each part: fifths of the prompts, copies together, or bundles of families.
 
-    Empty if there are fewer than three families. Of a large table one part is held out, not all in turn.
+    Empty if there are fewer than three families, or one prompt alone. Of a large table one part is held out,
+    not all in turn.
     """
     groups: Sequence[object] | NDArray[np.intp]
     if by == "families":
@@ -60,6 +61,8 @@ def parts(table: OutcomeTable, by: By, seed: int) -> list[tuple[NDArray[np.intp]
     else:
         groups = table.content_groups()
         count = min(len(np.unique(groups)), _FOLDS)
+        if count < 2:
+            return []
     rows = np.arange(len(table.items))
     found = list(GroupKFold(count, shuffle=True, random_state=seed).split(rows, groups=groups))
     return found[:_LARGE_FOLDS] if len(rows) > _LARGE else found

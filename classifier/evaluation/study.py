@@ -17,7 +17,7 @@ from classifier.evaluation.pair import Pair, pair, recovered
 from classifier.evaluation.splits import ROUTER, Beliefs, HeldOut, hold_out, parts
 from classifier.evaluation.standing import Field, compare
 from classifier.predictor import Predictor
-from classifier.tables import MIN_ITEMS, OutcomeTable
+from classifier.tables import OutcomeTable
 
 Matrix = NDArray[np.float64]
 Subject = Literal["artifact", "recipe"]
@@ -87,8 +87,7 @@ def study(
         lost = ", ".join(arm for arm in table.arms if arm not in common)
         notes.append(f"Left out, as the classifier does not know them: {lost}.")
         table = table.only_arms(common)
-    if len(table.items) < MIN_ITEMS:
-        raise TooFewItems(f"{len(table.items)} prompts; evaluating needs at least {MIN_ITEMS}")
+    table.check_enough()
     subject, note = _subject(artifact, table)
     items = hold_out(table, "items", seed, done)
     if items is None:

@@ -30,7 +30,7 @@ def calibrate_command(
     except ClassifierError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if found.seen:
         console.print(f"{found.seen:,} prompts were left out: the classifier was trained on them.")
     rows = tuple(

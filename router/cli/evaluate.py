@@ -61,7 +61,7 @@ def evaluate_command(
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:
-        show(found, changes, Console(highlight=False))
+        show(found, changes, Console(highlight=False, markup=False))
         if out is not None:
             typer.echo(f"written: {out / 'evaluation.md'}, evaluation.json and the plots")
 

@@ -30,17 +30,19 @@ def train_command(
 ) -> None:
     """Train a classifier and say how well it does on prompts and families it has not seen."""
     # scikit-learn takes a second to import: not before it is needed
-    from classifier.errors import ClassifierError
+    from classifier.errors import ClassifierError, MissingArms
     from classifier.tables import read_table
     from classifier.train import train
 
     try:
         chosen = None if arms is None else [arm.strip() for arm in arms.split(",") if arm.strip()]
+        if chosen == []:
+            raise MissingArms(f"--arms {arms!r} names no arm; name some, as in --arms small,large")
         report = train(read_table(table, chosen), out, seed, date=datetime.now(UTC).date().isoformat())
     except ClassifierError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    show(report, Console())
+    show(report, Console(markup=False))
 
 
 def show(report: TrainReport, console: Console) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from classifier import files
 from classifier.errors import DuplicateRow, InvalidRow, MissingArms, TableError
 from classifier.files import read_rows
 from classifier.tables import parse_table, read_table
@@ -118,3 +121,56 @@ def test_a_prompt_of_ten_megabytes_is_read_and_its_copy_found(tmp_path: Path) ->
     path.write_text("\n".join([row("q", long, "a", 1.0), row("q", long, "a", 0.0)]))
     with pytest.raises(DuplicateRow, match="row 2"):
         read_table(path)
+
+
+def test_conversations_in_parquet_may_be_json(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in LINES]
+    flat = [{**r, "messages": json.dumps(r["messages"])} for r in rows]
+    assert read_table(written(tmp_path / "t", flat)).items == parse_table(LINES).items
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("score", "1.0"), ("score", True), ("score", {"v": 1.0}), ("arm", b"a"), ("messages", "no list")],
+)
+def test_odd_types_in_parquet_name_row_and_column(tmp_path: Path, column: str, value: object) -> None:
+    rows = [{**json.loads(line), column: value} for line in LINES]
+    with pytest.raises(InvalidRow) as caught:
+        read_table(written(tmp_path / "t", rows))
+    assert (caught.value.row, caught.value.column) == (1, column)
+
+
+def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 2**20)
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(b"\n" * 2**21))
+    with pytest.raises(TableError, match="unpacks to more than"):
+        read_table(path)
+    # a file that takes its room on the disk is read, however large
+    (tmp_path / "plain").write_text("\n" * 2**21 + "\n".join(LINES))
+    assert read_table(tmp_path / "plain").rows == 3
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bytes])
+def test_a_line_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 2**16)
+    path = tmp_path / "t"
+    path.write_bytes(pack(("\n".join(LINES) + "\n" + "x" * 2**17).encode()))
+    with pytest.raises(InvalidRow, match="row 4: is longer than"):
+        read_table(path)
+
+
+def test_a_gzip_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(gzip.compress("\n".join(LINES * 50).encode())[:-20])
+    with pytest.raises(TableError):
+        read_table(path)
+
+
+def test_pipes_and_folders_are_no_tables(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / "none"):
+        with pytest.raises(TableError, match="cannot be read: it"):
+            read_table(place)

@@ -59,7 +59,8 @@ def test_a_stranger_needs_only_text_scores_and_tokens() -> None:
     [
         ("prompt_id", ...),
         ("prompt_id", ""),
-        ("prompt_id", 7),
+        ("prompt_id", 7.5),
+        ("prompt_id", True),
         ("messages", ...),
         ("messages", []),
         ("messages", "1 + 1?"),
@@ -67,9 +68,12 @@ def test_a_stranger_needs_only_text_scores_and_tokens() -> None:
         ("messages", [{"role": "user"}]),
         ("messages", [{"role": "user", "content": None}]),
         ("family", ""),
-        ("family", 3),
+        ("family", [3]),
         ("arm", ...),
         ("arm", ["a"]),
+        ("arm", "a\tb"),
+        ("arm", "a\u202eb"),
+        ("arm", "a" * 201),
         ("score", ...),
         ("score", None),
         ("score", "1"),
@@ -79,6 +83,7 @@ def test_a_stranger_needs_only_text_scores_and_tokens() -> None:
         ("completion_tokens", ...),
         ("completion_tokens", -1),
         ("completion_tokens", 10**400),
+        ("completion_tokens", 1e300),
         ("prompt_tokens", "many"),
         ("samples", {}),
     ],
@@ -242,3 +247,23 @@ def test_any_line_is_read_or_refused_by_name(line: str) -> None:
 def test_errors_cross_processes() -> None:
     error = pickle.loads(pickle.dumps(InvalidRow("is missing", 3, "score")))  # noqa: S301
     assert (str(error), error.row, error.column) == ("row 3, column 'score': is missing", 3, "score")
+
+
+def test_numbers_may_stand_for_names_and_null_for_no_family() -> None:
+    table = parse_table([changed(prompt_id=7, family=None), changed(prompt_id=8, family=3)])
+    assert [item.prompt_id for item in table.items] == ["7", "8"]
+    assert table.families == ("3", "all")
+
+
+def test_a_conversation_may_be_written_as_json() -> None:
+    turns = [{"role": "user", "content": "1 + 1?"}]
+    assert parse_table([changed(messages=json.dumps(turns))]).items[0].messages == tuple(turns)
+
+
+def test_one_prompt_again_and_again_cannot_be_held_out() -> None:
+    same = parse_table([row(f"q{i}", f"{i % 9}?", a, float(i % 2)) for i in range(60) for a in "ab"])
+    with pytest.raises(TooFewItems, match="60 prompts, 9 of them different"):
+        same.check_trainable()
+    parse_table(
+        [row(f"q{i}", f"{i % 10}?", a, float(i % 3 == 0)) for i in range(60) for a in "ab"]
+    ).check_trainable()
