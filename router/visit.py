@@ -27,7 +27,7 @@ from router.admission import Admission
 from router.answers import Answers, Found, Question
 from router.background import Background
 from router.codec import as_hit
-from router.decisions import log_decision
+from router.decisions.line import log_decision
 from router.errors import AuthenticationFailed
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
