@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.drift.outcomes import Calibration, TokenFit, calibration, token_fit
-from classifier.drift.reference import Reference, binned, signal_names
+from classifier.drift.reference import Counts, Reference, signal_names
 from classifier.drift.shift import holm, psi, shift_p
 from classifier.features import COUNT
 
-Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 Verdict = Literal["too few", "ok", "watch", "drifted"]
 Kind = Literal["input", "prediction", "tokens", "calibration"]
@@ -47,14 +46,15 @@ ABOVE_MARKS = Marks(0.10, 0.20)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is known of a stretch of decisions.
+    """What is known of a stretch of `rows` decisions.
 
-    `signals` (n, signals) in the order of `Reference`, NaN where not known. `labelled`: by arm the predicted
-    p and the reward of the decisions whose outcome is known; `spent`: by arm expected tokens, their 95 %
-    quantile and what was spent.
+    `counts` (signals, BINS) in the bins of the reference. `labelled`: by arm the predicted p and the reward
+    of the decisions whose outcome is known; `spent`: by arm expected tokens, their 95 % quantile and what was
+    spent.
     """
 
-    signals: Matrix
+    rows: int
+    counts: Counts
     labelled: Mapping[str, tuple[Vector, Vector]]
     spent: Mapping[str, tuple[Vector, Vector, Vector]]
 
@@ -98,7 +98,7 @@ class _Test:
 def look(reference: Reference, arms: tuple[str, ...], window: Window) -> Look:
     """Compare a window with the reference of a classifier with these arms."""
     names = signal_names(arms)
-    counts = binned(reference.edges, window.signals)
+    counts = window.counts
     distance = psi(reference.counts, counts)
     learnt_from = dict(zip(arms, reference.counts[-len(arms) :].sum(axis=1).tolist(), strict=True))
     calibrations = {
@@ -117,7 +117,7 @@ def look(reference: Reference, arms: tuple[str, ...], window: Window) -> Look:
     tests += _outcome_tests(calibrations, tokens)
     findings = _judged(tests)
     return Look(
-        rows=len(window.signals),
+        rows=window.rows,
         verdict=worst(each.verdict for each in findings) if findings else "too few",
         findings=findings,
         psi={name: float(d) for name, d, known in zip(names, distance, enough, strict=True) if known},

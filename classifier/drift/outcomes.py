@@ -67,11 +67,11 @@ class TokenFit:
 def calibration(p: Vector, rewards: Vector, trained_rows: float = np.inf, seed: int = 0) -> Calibration:
     """Of (n,) predictions and rewards in [0, 1]; n is at least 1.
 
-    The gap is tested by (O - E) / sqrt(sum p (1 - p) (1 + n / m)) (Spiegelhalter 1986, Statistics in Medicine
-    5(5), for unweighted residuals; p itself is no surer than the m `trained_rows` it was learnt from), the ECE
-    against simulated rows of a perfect p, with a gamma tail through their mean and variance. The interval is
-    Wilson's of the observed share, over the predicted one. Rewards between 0 and 1 vary less than the tests
-    suppose, which errs on the quiet side.
+    The gap is tested by (O - E) / sqrt(sum p (1 - p) (1 + n / m)): Spiegelhalter 1986, Statistics in Medicine
+    5(5), for unweighted residuals; p itself is no surer than the m `trained_rows` it was learnt from. The ECE
+    is tested against simulated rows of a perfect p, with a gamma tail through their mean and variance. The
+    interval is Wilson's of the observed share, over the predicted one. Rewards between 0 and 1 vary less than
+    the tests suppose, which errs on the quiet side.
     """
     n = p.size
     observed, predicted = float(rewards.mean()), float(p.mean())
