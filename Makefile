@@ -10,7 +10,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --co
 PYTEST_ARGS ?=
 
 .PHONY: help demo serve test test-vllm check format model train clean chaos mutants \
-  bench-overhead bench-decision bench-compute bench-routing bench-cache bench-pacing bench-ledger
+  bench-overhead bench-decision bench-compute bench-routing bench-cache bench-pacing bench-ledger bench-drift
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ bench-decision: $(VENV)/.dev ## what a decision costs in process
 
 bench-pacing: $(VENV)/.dev ## a simulated day: budgets of half, all and twice what it would cost, with and without pacing
 	@$(BIN)/python -m benchmarks.pacing
+
+bench-drift: $(VENV)/.dev ## how often drift is cried without any, and how often found: docs/drift-power.md
+	@$(BIN)/python -m benchmarks.drift
 
 chaos: $(VENV)/.dev ## break stores, replicas and clocks on purpose, count afterwards (about 6 minutes a server)
 	@$(BIN)/python -m benchmarks.chaos
