@@ -8,6 +8,7 @@ from router.cli import keys, policy
 from router.cli.ask import ask_command
 from router.cli.calibrate import calibrate_command
 from router.cli.demo import demo_command
+from router.cli.drift import drift_command
 from router.cli.evaluate import evaluate_command
 from router.cli.explain import explain_command
 from router.cli.model import model_command
@@ -29,6 +30,7 @@ app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("calibrate")(calibrate_command)
 app.command("record")(record_command)
+app.command("drift")(drift_command)
 app.command("model-fetch")(model_command)
 app.add_typer(policy.app, name="policy")
 app.add_typer(keys.app, name="keys")

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class DriftError(Exception):
-    """A log or a classifier that drift cannot be told from; the message is one sentence that says what to do."""
+    """Drift cannot be told from this log or classifier; the message is one sentence that says what to do."""

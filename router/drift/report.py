@@ -26,8 +26,8 @@ _ADVICE = {
         "outcomes are known (checks, feedback) to say whether it is right"
     ),
     "input": (
-        "requests are not those it was trained on: record prompts like them (`acr decisions export` of a tenant "
-        "that allows text, then `acr record`) and train again"
+        "requests are not those it was trained on: record outcomes of prompts like them (`acr record`) and "
+        "train again"
     ),
 }
 
@@ -43,8 +43,8 @@ def advice(past: Past) -> list[str]:
     lines = [text for kind, text in _ADVICE.items() if kind in kinds]
     if not past.newest.look.calibrations:
         lines.append(
-            "no arm has 30 known outcomes in the newest window: whether predictions hold is not known; ask for "
-            "checks (`compute.verify`) or feedback (`POST /v1/feedback`)"
+            "no arm has 30 known outcomes in the newest window: whether predictions hold is not known; ask "
+            "for checks (`compute.verify`) or feedback (`POST /v1/feedback`)"
         )
     return lines
 
@@ -54,8 +54,8 @@ def notes(past: Past) -> list[str]:
     lines = [f"{rows:,} rows {why} were left out" for why, rows in past.left_out.items()]
     if past.unusable_labels:
         lines.append(
-            f"{past.unusable_labels:,} outcomes belong to plans that climb by confidence: they do not tell what "
-            "the first arm's answer was worth, and are left out of calibration"
+            f"{past.unusable_labels:,} outcomes belong to plans that climb by confidence: they do not tell "
+            "what the first arm's answer was worth, and are left out of calibration"
         )
     lines += [
         f"the arm {arm} ran with {count} different settings: a change of an arm looks like drift"
@@ -119,9 +119,14 @@ def arms_grid(past: Past) -> Grid:
                 "-" if t is None else f"{t.above:.0%}",
             )
         )
-    columns = ("arm", "outcomes", "observed / predicted", "ECE", "noise", "Brier", "tokens / predicted",
+    columns = ("arm", "outcomes", "obs. / pred.", "ECE", "noise", "Brier", "tokens / pred.",
                "above high")  # fmt: skip
-    return Grid("Arms in the newest window", columns, tuple(rows), "Above high: about 5 % is right.")
+    return Grid(
+        "Arms in the newest window",
+        columns,
+        tuple(rows),
+        "Brackets: 95 % interval. > high: answers above the predicted 95 % quantile; 5 % is right.",
+    )
 
 
 def as_plain(past: Past) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def as_plain(past: Past) -> dict[str, Any]:
                 "rows": each.look.rows,
                 "verdict": each.look.verdict,
                 "psi": dict(each.look.psi),
-                "calibration": {arm: {**asdict(c), "gap": c.gap} for arm, c in each.look.calibrations.items()},
+                "calibration": {a: {**asdict(c), "gap": c.gap} for a, c in each.look.calibrations.items()},
                 "tokens": {arm: asdict(t) for arm, t in each.look.tokens.items()},
                 "findings": [asdict(f) for f in each.look.findings if f.verdict in ("watch", "drifted")],
             }
