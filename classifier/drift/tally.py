@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.drift.look import Window
-from classifier.drift.reference import BINS, Reference, binned, signal_rows
+from classifier.drift.reference import BINS, Counts, Reference, binned, signal_rows
 from classifier.features import COUNT
 
 Vector = NDArray[np.float64]
 
-_PENDING = 64
+_PENDING = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,51 +34,68 @@ class Seen:
     tokens: int | None = None
 
 
-class Tally:
-    """Adds decisions up; the newest `most` outcomes an arm are kept, None keeps all."""
+class Outcomes:
+    """What came of decisions, by arm; the newest `most` an arm are kept, None keeps all."""
 
-    def __init__(self, reference: Reference, arms: tuple[str, ...], most: int | None = None) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
+        self._labelled: dict[str, deque[tuple[float, float]]] = {}
+        self._spent: dict[str, deque[tuple[float, float, float]]] = {}
+
+    def label(self, arm: str, p: float, reward: float) -> None:
+        """An outcome, known at once or later than its decision."""
+        self._labelled.setdefault(arm, deque(maxlen=self._most)).append((p, reward))
+
+    def spend(self, arm: str, expected: float, high: float, spent: float) -> None:
+        """Completion tokens."""
+        self._spent.setdefault(arm, deque(maxlen=self._most)).append((expected, high, spent))
+
+    def labelled(self) -> dict[str, tuple[Vector, Vector]]:
+        """p and reward, as `Window` has them."""
+        return {arm: _pairs(rows) for arm, rows in self._labelled.items()}
+
+    def spent(self) -> dict[str, tuple[Vector, Vector, Vector]]:
+        """Expected tokens, their 95 % quantile and what was spent, as `Window` has them."""
+        return {arm: _triples(rows) for arm, rows in self._spent.items()}
+
+
+class Tally:
+    """Adds decisions up; `outcomes` may be shared with other tallies."""
+
+    def __init__(self, reference: Reference, arms: tuple[str, ...], outcomes: Outcomes | None = None) -> None:
         self._reference = reference
         self._arms = arms
-        self._most = most
+        self._outcomes = Outcomes() if outcomes is None else outcomes
         self._rows = 0
         self._counts = np.zeros((len(reference.edges), BINS), dtype=np.int64)
         self._pending: list[Seen] = []
-        self._labelled: dict[str, deque[tuple[float, float]]] = {}
-        self._spent: dict[str, deque[tuple[float, float, float]]] = {}
 
     @property
     def rows(self) -> int:
         return self._rows
 
     def add(self, seen: Seen) -> None:
-        """A microsecond or two; every 64th call bins those before it."""
+        """A microsecond or two; every 16th call bins those before it."""
         self._rows += 1
         self._pending.append(seen)
         if len(self._pending) >= _PENDING:
             self._bin()
-        told = None if seen.arm is None else seen.arms.get(seen.arm)
-        if told is None or seen.arm is None:
+        if seen.arm is None or seen.arm not in self._arms or seen.arm not in seen.arms:
             return
+        p, expected, high = seen.arms[seen.arm]
         if seen.reward is not None:
-            self.label(seen.arm, told[0], seen.reward)
+            self._outcomes.label(seen.arm, p, seen.reward)
         if seen.tokens is not None:
-            kept = self._spent.setdefault(seen.arm, deque(maxlen=self._most))
-            kept.append((told[1], told[2], float(seen.tokens)))
+            self._outcomes.spend(seen.arm, expected, high, float(seen.tokens))
 
-    def label(self, arm: str, p: float, reward: float) -> None:
-        """An outcome that came to be known, perhaps later than its decision."""
-        self._labelled.setdefault(arm, deque(maxlen=self._most)).append((p, reward))
+    def counts(self) -> Counts:
+        """(signals, BINS) of what was added so far."""
+        self._bin()
+        return self._counts.copy()
 
     def window(self) -> Window:
         """What was added so far."""
-        self._bin()
-        return Window(
-            rows=self._rows,
-            counts=self._counts.copy(),
-            labelled={arm: _pairs(rows) for arm, rows in self._labelled.items() if arm in self._arms},
-            spent={arm: _triples(rows) for arm, rows in self._spent.items() if arm in self._arms},
-        )
+        return Window(self._rows, self.counts(), self._outcomes.labelled(), self._outcomes.spent())
 
     def _bin(self) -> None:
         if not self._pending:

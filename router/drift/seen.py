@@ -33,9 +33,16 @@ def first_reward(decision: Decision) -> float | None:
     if not decision.rungs:
         return None
     first = decision.rungs[0]
-    if len(decision.rungs) == 1 and (len(decision.plan) <= 1 or first.verified is not None):
+    if awaits_feedback(decision):
         return decision.reward
     return None if first.verified is None else float(first.verified)
+
+
+def awaits_feedback(decision: Decision) -> bool:
+    """Whether a score of the answer is one of the first arm, whatever that answer looked like."""
+    if len(decision.rungs) != 1:
+        return False
+    return len(decision.plan) <= 1 or decision.rungs[0].verified is not None
 
 
 def _tokens(decision: Decision) -> int | None:

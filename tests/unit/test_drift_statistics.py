@@ -11,10 +11,10 @@ from scipy.stats import chi2_contingency
 
 from classifier.calibration import ece, ece_floor
 from classifier.drift.look import ALPHA, MIN_ROWS, Look, look
-from classifier.drift.outcomes import calibration, token_fit
+from classifier.drift.outcomes import calibration, quick_floor, token_fit
 from classifier.drift.reference import BINS, Reference, binned, signal_names, signal_rows
 from classifier.drift.shift import holm, psi, shift_p
-from classifier.drift.tally import Seen, Tally
+from classifier.drift.tally import Outcomes, Seen, Tally
 from classifier.features import COUNT
 
 ARMS = ("cheap", "dear")
@@ -86,6 +86,7 @@ def test_a_calibrated_arm_is_at_its_noise_floor() -> None:
     assert found.p_gap > 0.01
     assert found.p_ece > 0.01
     assert found.floor == pytest.approx(ece_floor(p, 10), rel=0.1)
+    assert quick_floor(p) == pytest.approx(found.floor, rel=0.1)
 
 
 def test_p_values_of_a_calibrated_arm_are_honest() -> None:
@@ -199,7 +200,7 @@ def test_a_window_with_too_few_rows_says_so(reference: Reference) -> None:
 
 def test_a_tally_counts_what_was_added_one_by_one(reference: Reference) -> None:
     rows = traffic(150, 7)
-    tally = Tally(reference, ARMS, most=100)
+    tally = Tally(reference, ARMS, Outcomes(most=100))
     for number, seen in enumerate(rows, start=1):
         tally.add(seen)
         assert tally.rows == number
