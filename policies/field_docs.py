@@ -66,6 +66,9 @@ FIELD_DOCS: Mapping[str, Mapping[str, str]] = {
         "tier within a local cap, or answer unaccounted.",
         "cache": "Answers kept for equal requests of this tenant.",
         "escalate_below": "An answer less confident than this goes on to the plan's next step.",
+        "exploration": "Starts that are drawn by chance, so that the decision log can judge other policies "
+        "(decisions.md).",
+        "log_prompts": "Whether the decision log may keep the tenant's messages.",
     },
     "TenantPolicy": {
         "": "A tenant; its name is its key. Besides all the fields of `defaults` it has",
@@ -107,6 +110,10 @@ FIELD_DOCS: Mapping[str, Mapping[str, str]] = {
         "consistency": "The share of tier consistency; `null` is all of it.",
         "search": "The share of tier search; `null` is all of it.",
         "floor_tokens": "A tier may take this much in any case, however little was spent yet.",
+    },
+    "Exploration": {
+        "": "Now and then a plan starts at an arm drawn among those that the request could start at.",
+        "rate": "The share of requests whose start is drawn.",
     },
     "Pacing": {
         "": "The cost weight adapts so that the window's budget lasts as long as the window.",

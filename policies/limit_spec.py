@@ -1,4 +1,4 @@
-"""What bounds a tenant beside its budgets, as an operator writes it: rates, shares of tiers, pacing."""
+"""What a tenant has beside its budgets, as an operator writes it: rates, shares, pacing, exploration."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ class TierShare(PolicyModel):
         """The tiers that have a share of less than everything."""
         shares = {tier: self.of(tier) for tier in TIERS}
         return {tier: share for tier, share in shares.items() if share is not None and share < 1.0}
+
+
+class Exploration(PolicyModel):
+    """How often the start of a plan is drawn by chance (`policies.exploration`)."""
+
+    rate: Annotated[float, Field(ge=0.0, le=0.2)] = 0.0
 
 
 class Pacing(PolicyModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Param = int | float | bool | str
 
@@ -73,6 +73,7 @@ class Plan:
     first step's; extend the lease by the next one's before it runs. `degraded`: less than was asked for.
     `held_back`: pacing, a spent share, a queue or an ill tier had a say, so another moment might plan more.
     `hopeless`: no arm is predicted to meet the target, or to be worth more than the cheapest, which answers.
+    `explored`: the start was drawn by chance; `starts` has the propensity of each that might have been.
     """
 
     steps: tuple[Step, ...]
@@ -83,6 +84,8 @@ class Plan:
     policy_version: str
     hopeless: bool = False
     held_back: bool = False
+    starts: Mapping[str, float] = field(default_factory=dict)
+    explored: bool = False
 
     @property
     def start(self) -> Step:

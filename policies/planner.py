@@ -17,6 +17,7 @@ from policies.candidates import able
 from policies.ceilings import Ceilings, ceilings, refuse_low_budget
 from policies.conditions import CALM, Conditions, in_time, priced, seconds, within_shares
 from policies.errors import NoArm
+from policies.exploration import cast
 from policies.plan import ArmEstimate, Ask, Plan, Step, Verdict
 from policies.schema import MAX_TOKENS, Policy, TenantPolicy
 
@@ -33,13 +34,15 @@ def make_plan(
     available_tiers: frozenset[str],
     retry_after_s: float | None = None,
     now: Conditions = CALM,
+    draw: float | None = None,
 ) -> Plan:
     """Where to start, what may follow, and within which bounds.
 
     `estimates` maps arm names to predictions; arms without one are used only where no arm has one.
     `remaining_tokens` is the least that any budget window has left, None without budgets; `retry_after_s` is
     the time to that window's edge, passed on in BudgetExhausted. `available_tiers` are those that exist here;
-    `now` says how they are, what they may still spend, and how the tenant keeps to its schedule.
+    `now` says how they are, what they may still spend, and how the tenant keeps to its schedule. `draw` in
+    [0, 1) is this request's lot where the tenant explores; with None nothing is left to chance.
 
     Raises UnknownTier, TierForbidden, CeilingExceeded, NoArm, RequestTooLarge, BudgetExhausted,
     TierShareSpent.
@@ -55,14 +58,21 @@ def make_plan(
     here = [c for c in candidates if c.spec.tier in usable]
     room = MAX_TOKENS if remaining_tokens is None else max(0, remaining_tokens)
     needed = min(choice.arm.reserve_tokens(bounds.size), bounds.total_tokens)
-    not_as_pinned = bool(spent) and ask.strategy is not None
-    degraded = bool(outage) or needed > room or choice.degraded or not_as_pinned
+    smaller = None
     if needed > room:
         if tenant.on_low_budget == "deny" or not bounds.may_degrade:
             refuse_low_budget(needed, room, tenant, retry_after_s)
         smaller = _smaller(choice.arm, here, bounds, room)
         if smaller is None:
             refuse_low_budget(choice.arm.least_tokens(bounds.size), room, tenant, retry_after_s)
+    own = (smaller or choice.arm).name
+    lot = cast(ask, bounds, here, own, rate=tenant.exploration.rate, room=room, draw=draw)
+    if lot.arm is not None:
+        choice, smaller = _Choice(lot.arm, lot.reason, True), None
+        reasons.append(lot.reason)
+    not_as_pinned = bool(spent) and ask.strategy is not None
+    degraded = bool(outage) or smaller is not None or choice.degraded or not_as_pinned
+    if smaller is not None:
         start = _step(smaller, bounds, room, tenant)
         reasons.append(_said(start, f"the budget has {room} tokens left"))
     else:
@@ -70,7 +80,7 @@ def make_plan(
         if start.max_tokens < bounds.size.max_tokens:
             reasons.append(f"{bounds.total_name} leaves {start.max_tokens} tokens for a completion")
     steps = [start]
-    if choice.ladder and needed <= room:
+    if choice.ladder and smaller is None:
         left = min(room, bounds.total_tokens) - start.budget_tokens
         rungs, missed = _ladder(choice.arm, here, bounds, left, tenant, now)
         steps += rungs
@@ -86,6 +96,8 @@ def make_plan(
         held_back=now.pace.factor > 1.0
         or bool(spent or late or queues or ill)
         or any(now.of(arm.spec.tier).skipped for arm in candidates),
+        starts=lot.starts,
+        explored=lot.arm is not None,
     )
 
 

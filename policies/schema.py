@@ -28,7 +28,7 @@ from policies.arm_spec import (
 )
 from policies.budget_spec import WINDOWS as WINDOWS
 from policies.budget_spec import Budgets, Organisation, Tokens, Window, laid_over
-from policies.limit_spec import Limits, Pacing, Share, TierShare
+from policies.limit_spec import Exploration, Limits, Pacing, Share, TierShare
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -138,6 +138,8 @@ class TenantSettings(PolicyModel):
     on_store_error: Literal["deny", "degrade", "allow"] = "deny"
     cache: CacheRule = CacheRule()
     escalate_below: EscalateBelow = EscalateBelow()
+    exploration: Exploration = Exploration()
+    log_prompts: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

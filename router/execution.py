@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -108,6 +108,11 @@ class Execution:
         self._results: list[tuple[Step, TierResult]] = []
         self.owed = Owed()
         self.tier_seconds = 0.0
+
+    @property
+    def results(self) -> Sequence[tuple[Step, TierResult]]:
+        """What each rung that answered gave so far."""
+        return self._results
 
     async def run(self, emit: Emit | None) -> Outcome:
         """Climb the ladder until an answer is accepted or nothing is left to climb with.
