@@ -174,13 +174,17 @@ def _stop_ray() -> None:
 
 def _start_serve(port: int) -> None:
     from ray import serve
+    from ray.exceptions import RayError
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": HOST, "port": port},
-        logging_config={"log_level": "WARNING", "enable_access_log": False},
-    )
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": HOST, "port": port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+    except RayError as error:  # the port was taken in the meantime, say
+        raise StartupError(f"Ray Serve did not start: {one_line(str(error))}") from error
 
 
 def _deploy(steps: Steps, config: AppConfig) -> None:

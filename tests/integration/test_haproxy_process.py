@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from router.preflight import free_port
 from router.serve_env import find_haproxy, write_wrapper
 
 SERVES_TEMPLATE = """global
@@ -49,13 +50,6 @@ listen stats
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def eventually(true: Callable[[], bool], within_s: float = 5.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -70,8 +64,8 @@ class Proxy:
 
     def __init__(self, folder: Path, header_timeout_s: int = 1) -> None:
         self.folder = folder
-        self.port, self.app_port = free_port(), free_port()
-        self.stats_port, self.metrics_port = free_port(), free_port()
+        self.port, self.app_port = free_port(0), free_port(0)
+        self.stats_port, self.metrics_port = free_port(0), free_port(0)
         binary = find_haproxy()
         assert binary is not None
         self.wrapper = write_wrapper(folder / "haproxy", binary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from policies.batches import Batches
 from policies.errors import BudgetDenied, StoreUnavailable
 from policies.ledger import RedisLedger, Scopes, new_lease_id
 from policies.store import connect, guarded
+from router.preflight import free_port
 from tests.servers import ValkeyServer
 
 SLOTS = 16384
@@ -28,16 +28,10 @@ SCOPES: Scopes = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 async def cluster(start_valkey: Callable[..., ValkeyServer]) -> list[ValkeyServer]:
     """Three masters that know one another, with a third of the slots each."""
-    buses = [free_port() for _ in range(3)]
+    buses = [free_port(0) for _ in range(3)]
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "15000")
     nodes = [start_valkey(*options, "--cluster-port", str(bus)) for bus in buses]
     clients = [connect(node.url, command_timeout_s=10.0) for node in nodes]

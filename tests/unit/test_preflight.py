@@ -141,6 +141,12 @@ def test_a_port_is_free_or_it_is_said() -> None:
             free_port(port)
 
 
+def test_any_port_is_none_that_the_system_gives_to_others() -> None:
+    """It is bound later, by another process; in between, connections and Ray's workers take ports."""
+    low, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert all(19_999 < free_port(0) < low for _ in range(100))
+
+
 def test_steps_say_how_long_they_took() -> None:
     said: list[str] = []
     steps = Steps(said.append)
