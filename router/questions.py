@@ -14,21 +14,31 @@ from importlib.resources import files
 from typing import Any
 
 from backends.answers import matches
+from backends.engines.base import Message
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt with its accepted answers; `family` is what held-out families are split by."""
+    """One prompt with its accepted answers; `family` is what held-out families are split by.
+
+    `before` are the turns before `text`. `anywhere`: an answer counts wherever a reply names it.
+    """
 
     prompt_id: str
     family: str
     text: str
     answers: tuple[str, ...]
     difficulty: str = ""
+    before: tuple[Message, ...] = ()
+    anywhere: bool = False
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return (*self.before, Message("user", self.text))
 
     def score(self, reply: str, answer: str | None) -> float:
-        """1.0 if the reply is right. Facts count when named anywhere in a reply, since they come as prose."""
-        if self.family == PLAIN:
+        """1.0 if the reply is right, else 0.0."""
+        if self.anywhere:
             said = reply.casefold()
             return float(any(re.search(rf"\b{re.escape(a.casefold())}\b", said) for a in self.answers))
         return float(matches(answer, self.answers))
@@ -111,7 +121,8 @@ def questions(per_family: int, seed: int) -> list[Question]:
         stdout=subprocess.PIPE,
         check=True,
     )
-    return [Question(**{**row, "answers": tuple(row["answers"])}) for row in json.loads(drawn.stdout)]
+    rows = json.loads(drawn.stdout)
+    return [Question(**{**row, "answers": tuple(row["answers"]), "before": ()}) for row in rows]
 
 
 def _draw(per_family: int, seed: int) -> list[Question]:
@@ -139,7 +150,8 @@ def _draw(per_family: int, seed: int) -> list[Question]:
 def _plain(count: int) -> list[Question]:
     rows = json.loads((files("router") / "data" / "plain_questions.json").read_text())
     return [
-        Question(f"{PLAIN}-{i}", PLAIN, row["question"], tuple(row["answers"]))
+        # Facts come as prose.
+        Question(f"{PLAIN}-{i}", PLAIN, row["question"], tuple(row["answers"]), anywhere=True)
         for i, row in enumerate(rows[:count])
     ]
 

@@ -10,12 +10,12 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from backends.engines.base import Engine, Message, Sampling
+from backends.engines.base import Engine, Sampling
 from backends.stopping import adaptive_count, tally
 from backends.strategies import STRATEGIES
 from backends.strategies.base import Run
@@ -64,7 +64,7 @@ async def record(
     """Append one row a (question, arm) to `table`; rows that it has already are passed over.
 
     The votes share one pool of `samples` draws, or as many as the largest arm needs. `concurrency` questions
-    run side by side, for engines that decode large batches.
+    run side by side, for engines that decode large batches. Raises the engine's BackendError.
     """
     known = recorded_rows(table)
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -78,9 +78,12 @@ async def record(
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
             done(question)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(worker())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(worker())
+    except ExceptionGroup as several:  # all of one engine: the first says what is wrong
+        raise several.exceptions[0] from several
 
 
 async def _rows(
@@ -119,7 +122,7 @@ def _run(
     task = TierTask(
         lease_id="",
         strategy=arm.strategy,
-        messages=(Message("user", question.text),),
+        messages=question.messages,
         # A seed a question: with a shared one the same random numbers would draw every question's samples.
         sampling=Sampling(max_tokens=max_tokens, seed=(seed * SEED_STRIDE + crc32(id_bytes)) % 2**31),
         params=arm.params,
@@ -178,7 +181,7 @@ def _row(
         "prompt_id": question.prompt_id,
         "family": question.family,
         "difficulty": question.difficulty,
-        "messages": [{"role": "user", "content": question.text}],
+        "messages": [asdict(message) for message in question.messages],
         "arm": arm.name,
         "score": score,
         "prompt_tokens": run.calls[0].prompt_tokens,

@@ -12,9 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from backends.engines.base import Engine
+    from policies.schema import Policy
+    from router.config import AppConfig
+    from router.questions import Question
+    from router.recorders import Recorder
 
+# As `router.recorders.RecordEngine`, which would be slow to import here.
 RecordEngine = Literal["offline", "llamacpp", "transformers"]
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 console = Console()
 
@@ -34,74 +39,89 @@ def record_command(
     model: Annotated[
         str | None, typer.Option(help="Hub id, folder or GGUF file, not the default model.")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="App configuration (YAML): each arm on its tier's own engine instead.")
+    ] = None,
+    own: Annotated[
+        Path | None,
+        typer.Option("--questions", help="Your questions (JSON lines) instead of the families."),
+    ] = None,
 ) -> None:
     """Record an outcome table. Stop it at any time; the same command goes on."""
-    import policies
     from backends.errors import BackendError
     from policies.errors import PolicyFileError
-    from policies.loader import load_policy
-    from router.questions import Question, questions
+    from router.own_questions import QuestionsError
     from router.record import record, recorded_arms
+    from router.recorders import local_recorder, tier_recorders
+    from router.startup import StartupError
 
     try:
-        chosen = load_policy(policy or Path(policies.__file__).parent / "default.yaml")
-        asked = [q for q in questions(per_family, seed) if fnmatch(q.family, families)]
-    except PolicyFileError as error:
+        settings = _configuration(config)
+        chosen = _policy(policy or (settings.policy_path() if settings else None))
+        asked = [q for q in _questions(own, per_family, seed) if fnmatch(q.family, families)]
+        specs = {name: spec for name, spec in chosen.arms.items() if fnmatch(name, arms)}
+        if not asked or not specs:
+            raise StartupError("no arm or no family has such a name; see the policy, and router/questions.py")
+        wanted = recorded_arms({name: spec.model_dump() for name, spec in specs.items()})
+        if settings is None:
+            recorders = [local_recorder(engine, wanted, model, parallel, threads, samples)]
+        else:
+            tiers = {name: spec.tier for name, spec in specs.items()}
+            recorders = tier_recorders(settings, tiers, wanted, samples)
+    except (PolicyFileError, QuestionsError, StartupError) as error:
         console.print(f"[red]{error}", soft_wrap=True)
         raise typer.Exit(2) from None
     except ModuleNotFoundError:
         console.print("[red]reasoning-gym is not installed: pip install 'adaptive-compute-router\\[record]'")
         raise typer.Exit(2) from None
-    specs = {name: spec.model_dump() for name, spec in chosen.arms.items() if fnmatch(name, arms)}
-    if not asked or not specs:
-        console.print("[red]no arm or no family has such a name; see the policy, and router/questions.py")
-        raise typer.Exit(2)
-    wanted = recorded_arms(specs)
-    generator = _engine(engine, model, parallel, threads)
-    # With these many questions side by side the batch stays full while single ones come to their end.
-    concurrency = 1 if engine == "llamacpp" else max(1, 2 * parallel // samples)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
-    async def run(progress: Progress) -> None:
+    async def run(recorder: Recorder, progress: Progress) -> None:
         bar = progress.add_task("recording", total=len(asked))
 
         def done(question: Question) -> None:
             progress.update(bar, advance=1, description=question.family)
 
-        await generator.start()
+        await recorder.engine.start()
         try:
             await record(
-                generator,
+                recorder.engine,
                 asked,
-                wanted,
+                recorder.arms,
                 out,
                 max_tokens=max_tokens,
                 seed=seed,
                 done=done,
                 samples=samples,
-                concurrency=concurrency,
+                concurrency=recorder.concurrency,
             )
         finally:
-            await generator.aclose()
+            await recorder.engine.aclose()
 
     try:
-        with Progress(*columns, console=console) as progress:
-            asyncio.run(run(progress))
+        with Progress(*_COLUMNS, console=console) as progress:
+            for recorder in recorders:
+                asyncio.run(run(recorder, progress))
     except BackendError as error:
         console.print(f"[red]{error}", soft_wrap=True)
         raise typer.Exit(2) from None
     console.print(f"{len(asked)} questions x {len(wanted)} arms in {out}")
 
 
-def _engine(kind: RecordEngine, model: str | None, parallel: int, threads: int | None) -> Engine:
-    from backends.engines.build import build_engine
-    from backends.engines.config import LlamaCppConfig, TransformersConfig
+def _configuration(path: Path | None) -> AppConfig | None:
+    from router.profiles import read_config
 
-    if kind == "llamacpp":
-        return build_engine(LlamaCppConfig(model_path=model, parallel=min(parallel, 256), threads=threads))
-    torch_config = TransformersConfig(model=model, parallel=parallel, threads=threads)
-    if kind == "transformers":
-        return build_engine(torch_config)
-    from backends.engines.transformers.offline import OfflineEngine
+    return None if path is None else read_config(path)
 
-    return OfflineEngine(torch_config)
+
+def _policy(path: Path | None) -> Policy:
+    import policies
+    from policies.loader import load_policy
+
+    return load_policy(path or Path(policies.__file__).parent / "default.yaml")
+
+
+def _questions(own: Path | None, per_family: int, seed: int) -> list[Question]:
+    from router.own_questions import read_questions
+    from router.questions import questions
+
+    return questions(per_family, seed) if own is None else read_questions(own)

@@ -88,7 +88,7 @@ def test_arms_come_from_a_policy() -> None:
 
 
 def test_facts_count_wherever_they_are_said() -> None:
-    fact = Question("f", PLAIN, "Capital of France?", ("Paris",))
+    fact = Question("f", PLAIN, "Capital of France?", ("Paris",), anywhere=True)
     assert fact.score("It is, of course, PARIS.", None) == 1.0
     assert fact.score("Parisian cuisine", None) == 0.0
     count = Question("c", "sums", "3 + 4?", ("7",))
