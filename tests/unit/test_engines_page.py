@@ -32,5 +32,5 @@ def test_its_question_is_read(tmp_path: Path) -> None:
 def test_it_names_every_kind() -> None:
     assert len(CONFIGURATIONS) == 3
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == {
-        "llamacpp", "openai_http", "transformers", "vllm", "fake",
+        "kind", "llamacpp", "openai_http", "transformers", "vllm", "fake",
     }  # fmt: skip
