@@ -26,7 +26,8 @@ class Prediction:
     `p` in (0, 1): calibrated p(success). `tokens`: expected completion tokens; `tokens_high`: their 95 %
     quantile. `difficulty` is 1 - p of the cheapest arm; `ood` in [0, 1] says how unlike the training prompts
     this one is; `version` names the classifier. `confidences` judge a sample once it is there, for arms that
-    draw one; they travel with the prediction, so that judging it asks nobody.
+    draw one; they travel with the prediction, so that judging it asks nobody. For the decision log:
+    `features`, 16 hex digits of the sha256 of the feature vector, and the raw `structural` features.
     """
 
     p: Mapping[str, float]
@@ -36,6 +37,8 @@ class Prediction:
     ood: float
     version: str
     confidences: Mapping[str, Confidence] = field(default_factory=dict)
+    features: str = ""
+    structural: tuple[float, ...] = ()
 
     def confidence(self, arm: str, sample: SampleFacts) -> float | None:
         """P(right) of the one sample that `arm` drew, None where the classifier does not judge it."""
@@ -90,6 +93,8 @@ class Predictor:
             ood=float(ood[0]),
             version=self._version,
             confidences=self._confidences,
+            features=features.digest(),
+            structural=tuple(features.structural.tolist()),
         )
 
     def _named(self, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[str, float]:

@@ -213,9 +213,10 @@ class _Search:
 
 def storable(reply: Reply) -> bool:
     """Whole answers only, of the compute that was asked for: never a degraded or truncated one, nor one that
-    the deadline cut, or that pacing, a spent share or a tier's state held back for the moment.
+    the deadline cut, or that pacing, a spent share or a tier's state held back for the moment. Nor one whose
+    start was drawn by chance: kept, it would answer for the policy again and again.
     """
     receipt = reply.receipt
     whole = all(choice.finish_reason == "stop" for choice in reply.choices)
     cut = receipt.stop_reason in ("deadline", "budget", "engine_error")
-    return whole and not (cut or receipt.degraded or receipt.held_back)
+    return whole and not (cut or receipt.degraded or receipt.held_back or receipt.explored)

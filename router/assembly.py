@@ -14,6 +14,7 @@ from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
 from classifier.encoder import MiniLmEncoder, minilm_folder
 from classifier.predictor import Prediction, Predictor
+from policies.batches import Batches
 from policies.keys import LOCAL_KEY_ID, KeyRing
 from policies.ledger import RedisLedger
 from policies.limits import RedisLimits
@@ -24,6 +25,8 @@ from router.abilities import runnable
 from router.cache import RedisCache
 from router.cache_store import CacheStore
 from router.config import AppConfig
+from router.decisions.redis_log import RedisDecisionLog
+from router.decisions.writer import DecisionWriter
 from router.estimate import prompt_bytes_per_token
 from router.health import HealthBoard
 from router.holding import tariffs
@@ -36,12 +39,21 @@ from router.parts import Classifier, Parts
 from router.pipeline import Pipeline
 from router.semantic_cache import SemanticCache
 from router.shared_flight import SharedFlights
-from router.stores import cache_redis_url, cache_secret, outage_share, redis_url, shared_secret
+from router.stores import (
+    cache_redis_url,
+    cache_secret,
+    decision_log_url,
+    outage_share,
+    redis_url,
+    shared_secret,
+)
 from router.tiers import TierClient
 
 log = logging.getLogger(__name__)
 
 CACHE_TIMEOUT_S = 0.1
+LOG_TIMEOUT_S = 1.0
+LOG_CONNECTIONS = 4
 INLINE_CHARS = 4_096
 
 
@@ -64,6 +76,13 @@ class Assembly:
             cache_redis_url(config),
             connect_timeout_s=CACHE_TIMEOUT_S,
             command_timeout_s=CACHE_TIMEOUT_S,
+            decode_responses=False,
+        )
+        # Of its own: a log that is slow takes no connection from the budgets.
+        self._logged = connect(
+            decision_log_url(config),
+            command_timeout_s=LOG_TIMEOUT_S,
+            max_connections=LOG_CONNECTIONS,
             decode_responses=False,
         )
 
@@ -98,6 +117,7 @@ class Assembly:
                 lease_ttl_s=self._config.lease_ttl_s,
                 prompt_bytes_per_token=prompt_bytes_per_token(self._config),
                 log_decisions=self._config.log_decisions,
+                decisions=self._decisions(),
                 outage_share=outage_share(self._config),
                 board=HealthBoard(capacities(self._config)),
                 tariffs=tariffs(self._config),
@@ -125,8 +145,18 @@ class Assembly:
             await self._live.aclose()
         await self._pipeline.aclose()
         await self._commands.aclose()
-        for client in (self._budgets, self._records, self._answers):
+        for client in (self._budgets, self._records, self._answers, self._logged):
             await client.aclose()
+
+    def _decisions(self) -> DecisionWriter | None:
+        settings = self._config.decision_log
+        if not settings.enabled:
+            return None
+        batches = Batches(self._logged, round_trip_s=LOG_TIMEOUT_S)
+        kept = RedisDecisionLog(batches, max_entries=settings.max_entries, max_feedback=settings.max_feedback)
+        return DecisionWriter(
+            kept, max_waiting=settings.max_waiting, max_prompt_bytes=settings.max_prompt_bytes
+        )
 
     async def _boot(self) -> Boot:
         """The app config's policy. Raises PolicyFileError."""

@@ -153,6 +153,22 @@ class CacheConfig(_Config):
     max_value_bytes: int = Field(default=1 << 20, ge=1024)
 
 
+class DecisionLogConfig(_Config):
+    """The log of decisions and feedback, in the budgets' store unless `redis_url` names another one.
+
+    `max_entries` decisions and `max_feedback` scores are kept, the newest. `max_waiting` decisions of one
+    replica wait at most while the store is slow or away. Messages, where a tenant lets them be logged, are
+    cut at `max_prompt_bytes` a decision.
+    """
+
+    enabled: bool = True
+    max_entries: int = Field(default=10_000, ge=1, le=10_000_000)
+    max_feedback: int = Field(default=10_000, ge=1, le=10_000_000)
+    max_waiting: int = Field(default=2_000, ge=1, le=1_000_000)
+    max_prompt_bytes: int = Field(default=4_096, ge=1, le=1 << 20)
+    redis_url: str | None = None
+
+
 class AppConfig(_Config):
     """Everything `build_app` needs. `local_keys` maps sha256 hex to a tenant, on one machine only.
 
@@ -171,6 +187,7 @@ class AppConfig(_Config):
     ingress: IngressConfig = IngressConfig()
     lease_ttl_s: Seconds = 120.0
     log_decisions: bool = True
+    decision_log: DecisionLogConfig = DecisionLogConfig()
     local_keys: dict[str, str] = Field(default_factory=dict)
 
     def policy_path(self) -> Path:

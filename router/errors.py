@@ -6,6 +6,7 @@ RouterError
 ├── AuthenticationFailed     401 invalid_api_key
 ├── TierNotAllowed           403 tier_not_allowed
 ├── ModelNotFound            404 model_not_found
+├── DecisionNotFound         404 decision_not_found
 ├── IdempotencyInFlight      409 idempotency_key_in_flight
 ├── IdempotencyReused        422 idempotency_key_reused
 ├── RateLimited              429 rate_limit_exceeded
@@ -14,6 +15,7 @@ RouterError
 ├── Overloaded               503 overloaded
 ├── StoreUnavailable         503 budget_store_unavailable
 ├── TierUnavailable          503 tier_unavailable
+├── DecisionLogUnavailable   503 decision_log_unavailable
 ├── UpstreamFailed           502 upstream_error
 └── DeadlineExceeded         504 deadline_exceeded
 """
@@ -71,6 +73,10 @@ class ModelNotFound(RouterError):
     status, code, type = 404, "model_not_found", "invalid_request_error"
 
 
+class DecisionNotFound(RouterError):
+    status, code, type = 404, "decision_not_found", "invalid_request_error"
+
+
 class IdempotencyInFlight(RouterError):
     status, code, type, retryable = 409, "idempotency_key_in_flight", "invalid_request_error", True
 
@@ -101,6 +107,10 @@ class StoreUnavailable(RouterError):
 
 class TierUnavailable(RouterError):
     status, code, retryable = 503, "tier_unavailable", True
+
+
+class DecisionLogUnavailable(RouterError):
+    status, code, retryable = 503, "decision_log_unavailable", True
 
 
 class UpstreamFailed(RouterError):

@@ -12,6 +12,7 @@ from policies.ledger import Ledger
 from policies.limits import RateLimits
 from policies.schema import Policy
 from router.cache import Cache
+from router.decisions.writer import DecisionWriter
 from router.health import HealthBoard
 from router.holding import Tariff
 from router.semantic_cache import SemanticCache
@@ -33,6 +34,7 @@ class Parts:
     `prompt_bytes_per_token` estimates prompts before a tokenizer has seen them: 1 is an upper bound, about
     3 is right for most text where tiers count exactly and ask for more when it was too little.
     `outage_share` is this replica's part of what a budget had left, while the store is away (1 / replicas).
+    `decisions` writes the decision log, where there is one.
     `tariffs` price the tiers' work; a tier without one is closed to budgets in GPU time and money.
     """
 
@@ -52,5 +54,6 @@ class Parts:
     log_decisions: bool = True
     outage_share: float = 1.0
     shadow: Shadow | None = None
+    decisions: DecisionWriter | None = None
     board: HealthBoard = field(default_factory=HealthBoard)
     tariffs: Mapping[str, Tariff] = field(default_factory=dict)

@@ -11,13 +11,15 @@ from policies.errors import StoreUnavailable
 from policies.schema import TenantPolicy
 from router.answers import Answers
 from router.background import Background
+from router.decisions.digests import DecisionIds
 from router.errors import AuthenticationFailed
+from router.feedback import give_feedback
 from router.health import WatchedTiers
 from router.outage import Outage
 from router.paces import Paces
 from router.parts import Parts
 from router.planning import AUTO
-from router.request import Caller, Reply, ReplyEvent, ReplyStream, RouteRequest
+from router.request import Caller, LimitState, Reply, ReplyEvent, ReplyStream, RouteRequest
 from router.ruling import Ruling
 from router.visit import Visit
 
@@ -33,11 +35,14 @@ class Pipeline:
         self._background = Background()
         self._outage = Outage(parts)
         self._paces = Paces(parts.ledger, self._background)
+        self._ids = DecisionIds(parts.cache_secret)
 
     async def aclose(self) -> None:
         await self._background.aclose()
         await self._answers.aclose()
         await self._outage.aclose()
+        if self._parts.decisions is not None:
+            await self._parts.decisions.aclose()
 
     def rule(self, ruling: Ruling) -> None:
         """Decide by this from the next request on; those on their way keep what they began with."""
@@ -91,6 +96,10 @@ class Pipeline:
     async def explain(self, caller: Caller, request: RouteRequest) -> Mapping[str, Any]:
         return await self._visit(caller, request).explain()
 
+    async def feedback(self, caller: Caller, decision_id: str, score: float) -> LimitState:
+        parts, tenant = self._deciding(caller)
+        return await give_feedback(parts, self._ids, caller, tenant, decision_id, score)
+
     def models(self, caller: Caller) -> tuple[str, ...]:
         parts, tenant = self._deciding(caller)
         return (AUTO, *(tier for tier in parts.tiers.names if tier in tenant.tiers))
@@ -113,7 +122,7 @@ class Pipeline:
 
     def _visit(self, caller: Caller, request: RouteRequest) -> Visit:
         parts, tenant = self._deciding(caller)
-        shared = (self._answers, self._background, self._outage, self._paces)
+        shared = (self._answers, self._background, self._outage, self._paces, self._ids)
         return Visit(parts, *shared, caller, tenant, request)
 
     def _deciding(self, caller: Caller) -> tuple[Parts, TenantPolicy]:

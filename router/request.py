@@ -95,6 +95,7 @@ class Receipt:
     answer: str | None = None
     hopeless: bool = False
     similarity: float | None = None
+    explored: bool = False  # the start was drawn by chance: its reasons say so
     held_back: bool = False  # not told to callers: another moment might have spent more, so it is not kept
 
 
@@ -149,6 +150,10 @@ class Service(Protocol):
 
     async def explain(self, caller: Caller, request: RouteRequest) -> Mapping[str, Any]:
         """What would be done and why; nothing is spent."""
+        ...
+
+    async def feedback(self, caller: Caller, decision_id: str, score: float) -> LimitState:
+        """Keep what the caller says an answer of its tenant's was worth."""
         ...
 
     def models(self, caller: Caller) -> tuple[str, ...]: ...

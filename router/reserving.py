@@ -46,16 +46,19 @@ async def reserved(
     shares: TierShares,
     holding: Holding,
     tiers: frozenset[str],
+    sure: Planner,
 ) -> Plan:
     """A plan whose first rung is held: by the store or, while that is away, as the tenant's policy says.
 
-    Tiers that the request's budgets cannot pay for are left out. Raises what planning raises, BudgetDenied,
+    Tiers that the request's budgets cannot pay for are left out. `sure` plans as `plan` does without leaving
+    anything to chance, for when nobody knows what is left. Raises what planning raises, BudgetDenied,
     PriceUnknown, and StoreUnavailable where the policy does not do without.
     """
     plan = _on_payable_tiers(plan, holding, tiers)
     try:
         return await _held(lease, scopes, plan, holding, shares)
     except StoreUnavailable as error:
+        plan = _on_payable_tiers(sure, holding, tiers)
         if detour.take(error, lease):
             found = await _held(lease, scopes, _on_cheapest_tier(plan, error), holding)
             return replace(found, degraded=True, reasons=(STORE_AWAY, *found.reasons))
@@ -86,7 +89,21 @@ async def _held(
             short = denied
             again = partial(_smaller, found, plan, holding, denied)
         else:
-            return found
+            return found if short is not None else _with_known_starts(found, plan, lease, spent)
+
+
+def _with_known_starts(found: Plan, plan: Planner, lease: Lease, spent: Mapping[str, SpentShare]) -> Plan:
+    """Where the start may have been drawn: its propensity among the arms that the budget can pay for.
+
+    What was left is known only now that the hold is placed; the same draw gives the same start.
+    """
+    if len(found.starts) < 2 or lease.remaining_tokens is None:
+        return found
+    try:
+        again = plan(lease.remaining_tokens + lease.held.tokens, None, None, spent)
+    except PlanRefused:
+        return found
+    return replace(found, starts=again.starts) if again.start.arm == found.start.arm else found
 
 
 async def foreseen(

@@ -29,6 +29,11 @@ def cache_redis_url(config: AppConfig) -> str:
     return os.environ.get("CACHE_REDIS_URL") or config.cache_redis_url or redis_url(config)
 
 
+def decision_log_url(config: AppConfig) -> str:
+    """Where decisions are logged: the configuration's own place for them, else with the budgets."""
+    return config.decision_log.redis_url or redis_url(config)
+
+
 def shared_secret() -> bytes | None:
     """ACR_CACHE_SECRET, which all ingress replicas and whoever publishes policies must share."""
     text = os.environ.get("ACR_CACHE_SECRET")

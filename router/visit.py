@@ -27,7 +27,9 @@ from router.admission import Admission
 from router.answers import Answers, Found, Question
 from router.background import Background
 from router.codec import as_hit
+from router.decisions.digests import DecisionIds, draw_of
 from router.decisions.line import log_decision
+from router.decisions.noting import Notes
 from router.errors import AuthenticationFailed
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
@@ -56,6 +58,7 @@ class Visit:
         background: Background,
         outage: Outage,
         paces: Paces,
+        ids: DecisionIds,
         caller: Caller,
         tenant: TenantPolicy,
         request: RouteRequest,
@@ -72,8 +75,9 @@ class Visit:
         self._began = time.perf_counter()
         self._admission = Admission(parts.limits, tenant, caller.key_id, background, self._detour)
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
-        self.decision_id = f"dec-{secrets.token_hex(12)}"
+        self.decision_id = ids.new(caller.tenant)
         self.created_s = int(time.time())
+        self._notes = Notes(self.decision_id, int(time.time() * 1000), caller, request)
         self.limits = LimitState()
         self.started = asyncio.Event()
         self._charged_tokens: int | None = 0  # for the rate limits; None: not known here
@@ -83,6 +87,16 @@ class Visit:
         return {"x-acr-policy": self._parts.policy.version, "x-acr-decision-id": self.decision_id}
 
     async def reply(self, emit: Emit) -> Reply:
+        """The answer; the decision log hears of it, and of whatever ends the visit without one."""
+        try:
+            reply = await self._reply(emit)
+        except BaseException as error:
+            self._notes.write(self._notes.ended(error), self._parts, self._tenant)
+            raise
+        self._notes.write(self._notes.answered(reply.receipt), self._parts, self._tenant)
+        return reply
+
+    async def _reply(self, emit: Emit) -> Reply:
         with caller_errors(self._parts.policy.version):
             try:
                 await self._admit()
@@ -167,9 +181,10 @@ class Visit:
         return reply
 
     async def _from_tiers(self, emit: Emit, cache: Literal["miss", "bypass"], waited_s: float = 0.0) -> Reply:
-        prediction = await self._predict()
+        prediction = self._notes.prediction = await self._predict()
         self._shadow(prediction)
         lease = self._lease()
+        planning = self._planning(prediction, draw=draw_of(self.decision_id))
         shares = self._shares(lease.id)
         scopes = self._scopes()
         holding = self._holding(scopes)
@@ -177,12 +192,14 @@ class Visit:
             plan = await reserved(
                 lease,
                 scopes,
-                self._planning(prediction).plan,
+                planning.plan,
                 self._detour,
                 shares,
                 holding,
                 frozenset(self._parts.tiers.names),
+                planning.sure,
             )
+            self._notes.planned(plan, lease)
             if waited_s:
                 # The same plan, cut where the caller's deadline is: what it cuts is never kept for others.
                 plan = replace(plan, timeout_s=max(0.001, plan.timeout_s - waited_s))
@@ -211,6 +228,7 @@ class Visit:
             shares,
             holding.most,
         )
+        self._notes.execution = execution
         owed = execution.owed
         try:
             outcome = await execution.run(emit)
@@ -241,7 +259,12 @@ class Visit:
         return await self._parts.classifier.predict(messages)
 
     def _planning(
-        self, prediction: Prediction, pace: Pace | None = None, *, probing: bool = True
+        self,
+        prediction: Prediction,
+        pace: Pace | None = None,
+        *,
+        probing: bool = True,
+        draw: float | None = None,
     ) -> Planning:
         return Planning(
             self._request,
@@ -253,6 +276,7 @@ class Visit:
             board=self._parts.board,
             pace=self._paces.of(self._tenant) if pace is None else pace,
             probing=probing,
+            draw=draw,
         )
 
     def _holding(self, scopes: Scopes) -> Holding:
@@ -339,6 +363,7 @@ class Visit:
             answer=result.answer,
             hopeless=plan.hopeless,
             held_back=plan.held_back,
+            explored=plan.explored,
         )
         choices = tuple(Choice(text, result.finish) for text in result.texts)
         return Reply(self.id, self.created_s, self._request.model, choices, receipt, self.limits)

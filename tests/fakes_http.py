@@ -120,8 +120,15 @@ class ScriptedService:
     seen: list[RouteRequest] = field(default_factory=list)
     streams: list[ScriptedEvents] = field(default_factory=list)
     explained: list[RouteRequest] = field(default_factory=list)
+    judged: list[tuple[Caller, str, float]] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: int = 0
+
+    async def feedback(self, caller: Caller, decision_id: str, score: float) -> LimitState:
+        self.judged.append((caller, decision_id, score))
+        if self.error is not None:
+            raise self.error
+        return LIMITS
 
     def authenticate(self, bearer: str | None) -> Caller:
         if bearer != KEY:

@@ -79,8 +79,11 @@ def write_decisions(path: str | Path, decisions: Iterable[Decision]) -> int:
 
 
 def to_line(decision: Decision) -> str:
-    """One line of JSON, without its end."""
-    return json.dumps(decision.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """One line of JSON, without its end. Raises InvalidDecision where JSON has no word for a value (NaN)."""
+    try:
+        return json.dumps(decision.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise InvalidDecision(f"decision {decision.decision_id} is not JSON: {error}") from error
 
 
 def from_line(text: str | bytes, line: int | None = None) -> Decision:

@@ -33,6 +33,7 @@ def log_decision(caller: Caller, receipt: Receipt, request_id: str) -> None:
                 "cache": receipt.cache,
                 "degraded": receipt.degraded,
                 "hopeless": receipt.hopeless,
+                "explored": receipt.explored,
                 "tokens": receipt.spend.total,
                 "charged_tokens": receipt.charged_tokens,
                 "gpu_seconds": receipt.gpu_seconds,

@@ -44,8 +44,8 @@ class Decision:
     planner was asked (`policies.plan.Ask`), `room_tokens` what the budget had left when it was planned (None:
     no budget said). `arms` are all predictions; `plan` the planned arms, the start first; `starts` maps every
     arm that could have been drawn to the propensity of starting there, and is empty where nothing was chosen.
-    `tokens` were processed and generated, `charged_tokens` paid for. `gpu_seconds` and `cost_usd` are None
-    where nobody knows. `score` is the caller's feedback.
+    `tokens` were processed and generated, `charged_tokens` paid for; of a run that was left in the middle,
+    what was known then. `gpu_seconds` and `cost_usd` are None where nobody knows. `score` is feedback.
     """
 
     decision_id: str

@@ -7,6 +7,7 @@ from starlette.routing import Route
 
 from router.http.chat import ChatEndpoint, ExplainEndpoint
 from router.http.docs import add_docs
+from router.http.feedback import FeedbackEndpoint
 from router.http.once import Once
 from router.http.openapi import DESCRIPTION, TITLE, VERSION, describe
 from router.http.pages import add_error_handlers, add_pages
@@ -38,6 +39,8 @@ def create_app(
     # First in the list: the router looks at routes in order.
     app.router.routes.insert(0, Route("/v1/chat/completions", chat, methods=["POST"], name="chat"))
     app.router.routes.append(Route("/v1/explain", explain, methods=["POST"], name="explain"))
+    feedback = FeedbackEndpoint(service, settings)
+    app.router.routes.append(Route("/v1/feedback", feedback, methods=["POST"], name="feedback"))
     add_pages(app, service)
     add_error_handlers(app)
     if settings.docs:

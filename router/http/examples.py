@@ -127,6 +127,8 @@ EXPLANATION: dict[str, Any] = {
     "policy_version": "p7",
 }
 
+FEEDBACK: dict[str, Any] = {"decision_id": "dec-" + 40 * "0", "score": 1.0}
+
 ERROR: dict[str, Any] = {
     "error": {
         "message": "The tenant's daily budget is spent; it is renewed at midnight UTC.",

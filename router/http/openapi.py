@@ -9,8 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from router.http import examples
-from router.http.schemas import ChatRequest
-from router.http.schemas_out import ChatCompletion, ErrorEnvelope
+from router.http.schemas import ChatRequest, FeedbackRequest
+from router.http.schemas_out import ChatCompletion, ErrorEnvelope, FeedbackKept
 
 TITLE = "Adaptive compute router"
 VERSION = "1"
@@ -40,6 +40,14 @@ _REFUSALS = {
     502: "upstream_error",
     503: "overloaded, budget_store_unavailable, tier_unavailable (all with Retry-After)",
     504: "deadline_exceeded",
+}
+
+_FEEDBACK_REFUSALS = {
+    **{status: _REFUSALS[status] for status in (401, 408, 413, 415, 431, 500)},
+    400: "invalid_json, invalid_value, unknown_parameter",
+    404: "decision_not_found: no decision of this key's tenant has this id",
+    429: "rate_limit_exceeded (x-should-retry: true)",
+    503: "decision_log_unavailable, budget_store_unavailable (with Retry-After)",
 }
 
 _REQUEST_HEADERS = {
@@ -95,7 +103,13 @@ def _document(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, definitions = models_json_schema(
-        [(ChatRequest, "validation"), (ChatCompletion, "serialization"), (ErrorEnvelope, "serialization")],
+        [
+            (ChatRequest, "validation"),
+            (ChatCompletion, "serialization"),
+            (FeedbackRequest, "validation"),
+            (FeedbackKept, "serialization"),
+            (ErrorEnvelope, "serialization"),
+        ],
         ref_template=_REF + "{model}",
     )
     components = document.setdefault("components", {})
@@ -112,6 +126,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     document["paths"] = {
         "/v1/chat/completions": {"post": _chat()},
         "/v1/explain": {"post": _explain()},
+        "/v1/feedback": {"post": _feedback()},
         **document["paths"],
     }
     return document
@@ -142,6 +157,35 @@ def _explain() -> dict[str, Any]:
     return _operation("explain", "Explain a plan", "Nothing is run and nothing is charged.", answered)
 
 
+def _feedback() -> dict[str, Any]:
+    kept = {"object": "feedback", **examples.FEEDBACK}
+    answered = {
+        "description": "It was kept; the last feedback for a decision counts.",
+        "content": {_JSON: {"schema": {"$ref": _REF + "FeedbackKept"}, "example": kept}},
+    }
+    asked = {"schema": {"$ref": _REF + "FeedbackRequest"}, "example": examples.FEEDBACK}
+    said = "Tells the decision log what an answer was worth, for the tenant that asked for it."
+    return {
+        "tags": ["feedback"],
+        "operationId": "feedback",
+        "summary": "Judge an answer",
+        "description": said,
+        "security": [{"bearer": []}],
+        "requestBody": {"required": True, "content": {_JSON: asked}},
+        "responses": {"200": answered, **_refused(_FEEDBACK_REFUSALS)},
+    }
+
+
+def _refused(refusals: dict[int, str]) -> dict[str, Any]:
+    return {
+        str(status): {
+            "description": codes,
+            "content": {_JSON: {"schema": {"$ref": _REF + "ErrorEnvelope"}}},
+        }
+        for status, codes in sorted(refusals.items())
+    }
+
+
 def _operation(tag: str, summary: str, description: str, answered: dict[str, Any]) -> dict[str, Any]:
     body = {
         _JSON: {
@@ -149,14 +193,8 @@ def _operation(tag: str, summary: str, description: str, answered: dict[str, Any
             "examples": {name: {"value": value} for name, value in examples.REQUESTS.items()},
         }
     }
-    refused = {
-        str(status): {
-            "description": codes,
-            "content": {_JSON: {"schema": {"$ref": _REF + "ErrorEnvelope"}}},
-        }
-        for status, codes in _REFUSALS.items()
-    }
-    refused["429"]["content"][_JSON]["example"] = examples.ERROR  # type: ignore[index]
+    refused = _refused(_REFUSALS)
+    refused["429"]["content"][_JSON]["example"] = examples.ERROR
     return {
         "tags": [tag],
         "operationId": tag,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.errors import InvalidRequest
 from router.http.schemas import LIST, STR, ChatRequest
+
+M = TypeVar("M", bound=BaseModel)
 
 _FIELDS = frozenset(ChatRequest.model_fields)
 
@@ -53,8 +55,13 @@ def chat_request(data: dict[str, Any]) -> ChatRequest:
     messages = data.get("messages")
     if isinstance(messages, list) and any(isinstance(m, dict) and len(m) > 2 for m in messages):
         data = {**data, "messages": [_without_leftovers(message) for message in messages]}
+    return validated(ChatRequest, data)
+
+
+def validated(model: type[M], data: dict[str, Any]) -> M:
+    """As `model`. Raises InvalidRequest with the first field that is wrong as `param`."""
     try:
-        return ChatRequest.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False, include_input=False)[0]) from None
 

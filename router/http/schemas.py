@@ -137,3 +137,14 @@ class ChatRequest(BaseModel):
 def contradiction(param: str, reason: str) -> PydanticCustomError:
     """An error that names another field than the one pydantic is at."""
     return PydanticCustomError("contradiction", "{reason}", {"param": param, "reason": reason})
+
+
+class FeedbackRequest(BaseModel):
+    """The body of POST /v1/feedback."""
+
+    model_config = _STRICT
+
+    decision_id: Annotated[
+        str, Field(min_length=1, max_length=128, description="The `x-acr-decision-id` of a reply.")
+    ]
+    score: Annotated[float, Field(ge=0, le=1, description="What the answer was worth: 1 is right.")]

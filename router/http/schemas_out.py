@@ -166,3 +166,11 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "not ready"]
     components: dict[str, str] = Field(description='Each "ok", or what is wrong with it.')
+
+
+class FeedbackKept(BaseModel):
+    """The feedback as it was kept; the last one for a decision counts."""
+
+    object: Literal["feedback"]
+    decision_id: str
+    score: float

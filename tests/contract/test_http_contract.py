@@ -240,6 +240,7 @@ async def test_nothing_there(client: httpx.AsyncClient, path: str):
         ("GET", CHAT, "POST"),
         ("DELETE", CHAT, "POST"),
         ("GET", "/v1/explain", "POST"),
+        ("GET", "/v1/feedback", "POST"),
         ("POST", "/v1/models", "GET"),
     ],
 )
@@ -287,6 +288,7 @@ async def test_the_document_describes_chat_for_real(client: httpx.AsyncClient):
     assert set(document["paths"]) >= {
         CHAT,
         "/v1/explain",
+        "/v1/feedback",
         "/v1/models",
         "/v1/models/{id}",
         "/healthz",

@@ -24,6 +24,7 @@ TABLE = {
     "AuthenticationFailed": (401, "invalid_api_key", False),
     "TierNotAllowed": (403, "tier_not_allowed", False),
     "ModelNotFound": (404, "model_not_found", False),
+    "DecisionNotFound": (404, "decision_not_found", False),
     "IdempotencyInFlight": (409, "idempotency_key_in_flight", True),
     "IdempotencyReused": (422, "idempotency_key_reused", False),
     "RateLimited": (429, "rate_limit_exceeded", True),
@@ -32,6 +33,7 @@ TABLE = {
     "Overloaded": (503, "overloaded", True),
     "StoreUnavailable": (503, "budget_store_unavailable", True),
     "TierUnavailable": (503, "tier_unavailable", True),
+    "DecisionLogUnavailable": (503, "decision_log_unavailable", True),
     "UpstreamFailed": (502, "upstream_error", False),
     "DeadlineExceeded": (504, "deadline_exceeded", False),
 }
