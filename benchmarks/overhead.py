@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks.load import Load, Target, run_load
-from router.config import DecisionLogConfig
 from router.local import LocalStack, local_stack
 from router.profiles import fake_config
 
@@ -30,10 +29,9 @@ POLICY = Path(__file__).with_name("overhead.yaml")
 console = Console()
 
 
-def main(rounds: int = 7, round_s: float = 4.0, clients: int = 8, decision_log: bool = True) -> None:
+def main(rounds: int = 7, round_s: float = 4.0, clients: int = 8) -> None:
     """Measure, print the table, and say what was aimed at."""
-    settings = DecisionLogConfig(enabled=decision_log)
-    config = fake_config().model_copy(update={"policy": str(POLICY), "decision_log": settings})
+    config = fake_config().model_copy(update={"policy": str(POLICY)})
     with local_stack(config, port=0, say=lambda said: console.print(f"  {said}")) as stack:
         _deploy_bare()
         loads = asyncio.run(_measure(_targets(stack), rounds, round_s, clients))

@@ -12,8 +12,9 @@ from typing import Any
 
 from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
+from classifier.artifact import load
 from classifier.encoder import MiniLmEncoder, minilm_folder
-from classifier.predictor import Prediction, Predictor
+from classifier.predictor import DEFAULT_ARTIFACT, Prediction, Predictor
 from policies.batches import Batches
 from policies.keys import LOCAL_KEY_ID, KeyRing
 from policies.ledger import RedisLedger
@@ -27,6 +28,8 @@ from router.cache_store import CacheStore
 from router.config import AppConfig
 from router.decisions.redis_log import RedisDecisionLog
 from router.decisions.writer import DecisionWriter
+from router.drift.gauges import Gauges
+from router.drift.live import DriftWatch
 from router.estimate import prompt_bytes_per_token
 from router.health import HealthBoard
 from router.holding import tariffs
@@ -60,13 +63,17 @@ INLINE_CHARS = 4_096
 class Assembly:
     """Everything behind the HTTP application; made in the event loop that it serves on.
 
-    `classifier` is the handle of the classifier's deployment, None for one in this process.
+    `classifier` is the handle of the classifier's deployment, None for one in this process. `gauges` take
+    what drift this replica sees; None does not look.
     """
 
-    def __init__(self, config: AppConfig, tiers: TierClient, classifier: Any = None) -> None:
+    def __init__(
+        self, config: AppConfig, tiers: TierClient, classifier: Any = None, gauges: Gauges | None = None
+    ) -> None:
         self._config = config
         self._tiers = tiers
         self._handle = classifier
+        self._gauges = gauges
         self._once: Any = None
         self._secret = cache_secret()
         self._budgets, self._commands = guarded(redis_url(config))
@@ -120,6 +127,7 @@ class Assembly:
                 decisions=self._decisions(),
                 outage_share=outage_share(self._config),
                 board=HealthBoard(capacities(self._config)),
+                drift=await self._drift(),
                 tariffs=tariffs(self._config),
             )
         )
@@ -187,6 +195,16 @@ class Assembly:
         if self._handle is not None:
             return HandleClassifier(self._handle)
         return LocalClassifier(await asyncio.to_thread(Predictor.load, self._config.classifier.artifact))
+
+    async def _drift(self) -> DriftWatch | None:
+        """Raises ArtifactError."""
+        if self._gauges is None:
+            return None
+        place = self._config.classifier.artifact
+        artifact = await asyncio.to_thread(load, DEFAULT_ARTIFACT if place is None else place)
+        if artifact.weights.reference is None:
+            log.warning("drift is not watched: the classifier %s has no reference", artifact.version)
+        return DriftWatch(artifact, self._gauges)
 
 
 class LocalClassifier:

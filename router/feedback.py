@@ -46,6 +46,8 @@ async def give_feedback(
                 "The decision log's store does not answer, so the feedback was not kept; try again soon.",
                 retry_after_s=RETRY_AFTER_S,
             ) from error
+    if parts.drift is not None:
+        parts.drift.feedback(decision_id, score)
     return limits
 
 

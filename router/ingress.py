@@ -11,11 +11,13 @@ from typing import Any
 from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
+from ray.serve import metrics
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from backends.task import TierEvent, TierResult, TierTask
 from router.assembly import Assembly
 from router.config import AppConfig
+from router.drift.gauges import COUNTERS, GAUGES
 from router.errors import Overloaded, TierUnavailable
 
 # What a call may take beyond the task's own time: the queue in front of the tier, and its bookkeeping.
@@ -122,6 +124,25 @@ class OneRequestId:
         await self._app(scope, receive, send_once if serve_adds_it else send)
 
 
+class RayGauges:
+    """`Gauges` in Ray's metrics: Prometheus finds them at each node, a replica each, as `ray_acr_...`."""
+
+    def __init__(self) -> None:
+        self._labels = {name: label for name, (_, label) in GAUGES.items()}
+        self._gauges = {
+            name: metrics.Gauge(name, description=said, tag_keys=(label,) if label else None)
+            for name, (said, label) in GAUGES.items()
+        }
+        self._counters = {name: metrics.Counter(name, description=said) for name, said in COUNTERS.items()}
+
+    def set(self, name: str, value: float, label: str | None = None) -> None:
+        key = self._labels[name]
+        self._gauges[name].set(value, tags={key: label} if key and label else {})
+
+    def add(self, name: str, count: int) -> None:
+        self._counters[name].inc(count)
+
+
 def _log_to_serve(*names: str) -> None:
     """What this service logs (decisions at INFO) goes where Serve's replicas log."""
     for name in names:
@@ -141,7 +162,7 @@ class Ingress:
         self, config: AppConfig, tiers: Mapping[str, Any], classifier: Any = None
     ) -> None:
         _log_to_serve("acr", "router", "policies", "classifier")
-        self._assembly = Assembly(config, HandleTiers(tiers), classifier)
+        self._assembly = Assembly(config, HandleTiers(tiers), classifier, RayGauges())
         await self._assembly.start()
 
     async def __serve_build_asgi_app__(self) -> Any:

@@ -13,6 +13,7 @@ from policies.limits import RateLimits
 from policies.schema import Policy
 from router.cache import Cache
 from router.decisions.writer import DecisionWriter
+from router.drift.live import DriftWatch
 from router.health import HealthBoard
 from router.holding import Tariff
 from router.semantic_cache import SemanticCache
@@ -55,5 +56,6 @@ class Parts:
     outage_share: float = 1.0
     shadow: Shadow | None = None
     decisions: DecisionWriter | None = None
+    drift: DriftWatch | None = None
     board: HealthBoard = field(default_factory=HealthBoard)
     tariffs: Mapping[str, Tariff] = field(default_factory=dict)

@@ -108,7 +108,8 @@ class TestService:
             Parts(
                 policy=self.policy,
                 keys=KeyRing(self.policy),
-                classifier=ScriptedClassifier(p, parts.pop("confidences", {})),
+                classifier=parts.pop("classifier", None)
+                or ScriptedClassifier(p, parts.pop("confidences", {})),
                 ledger=self.ledger,
                 limits=self.limits,
                 tiers=parts.pop("tiers", None) or InProcessTiers(self.runners),

@@ -81,11 +81,18 @@ class Notes:
         }
 
     def write(self, end: Mapping[str, Any], parts: Parts, tenant: TenantPolicy) -> None:
-        """Hand the decision to the log; nothing is awaited, so that a cancelled visit has its record too."""
-        if parts.decisions is None:
+        """Hand the decision to the log and to the watch over drift.
+
+        Nothing is awaited, so that a cancelled visit has its record too.
+        """
+        if parts.decisions is None and parts.drift is None:
             return
-        bound = parts.decisions.max_prompt_bytes if tenant.log_prompts else None
-        parts.decisions.add(self.record(end, parts.policy, self._asked(parts), bound))
+        bound = parts.decisions.max_prompt_bytes if parts.decisions and tenant.log_prompts else None
+        decision = self.record(end, parts.policy, self._asked(parts), bound)
+        if parts.decisions is not None:
+            parts.decisions.add(decision)
+        if parts.drift is not None:
+            parts.drift.add(decision)
 
     def record(
         self, end: Mapping[str, Any], policy: Policy, ask: Mapping[str, Any], prompt_bytes: int | None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from classifier.artifact import Artifact
-from classifier.drift.look import Finding, Look, look
+from classifier.drift.look import MIN_ROWS, Finding, Look, look
 from classifier.drift.tally import Tally
 from router.decisions.record import Decision
 from router.drift.errors import DriftError
@@ -64,9 +64,8 @@ class Past:
 
     @property
     def newest(self) -> Stretch:
-        """The last window with enough decisions to judge, or the last at all."""
-        judged = [each for each in self.windows if each.look.verdict != "too few"]
-        return judged[-1] if judged else self.windows[-1]
+        """The last window with enough decisions to judge; there is one."""
+        return next(each for each in reversed(self.windows) if each.look.verdict != "too few")
 
 
 @dataclass(slots=True)
@@ -88,7 +87,8 @@ class _Counts:
 def past(decisions: Iterable[Decision], artifact: Artifact, cut: Cut, tenant: str | None = None) -> Past:
     """Go through a log once; memory grows with windows and outcomes, not with decisions.
 
-    Raises DriftError where nothing can be told: no reference, no row of this classifier, too many windows.
+    Raises DriftError where nothing can be told: no reference, no row of this classifier, too
+    few rows in every window, too many windows.
     """
     reference, arms = artifact.weights.reference, artifact.arms
     if reference is None:
@@ -131,6 +131,11 @@ def past(decisions: Iterable[Decision], artifact: Artifact, cut: Cut, tenant: st
         Stretch(each.from_ms, each.to_ms, look(reference, arms, each.tally.window()))
         for _, each in sorted(opened.items())
     )
+    if all(each.look.verdict == "too few" for each in windows):
+        raise DriftError(
+            f"no window has enough to judge: the largest has {max(each.look.rows for each in windows):,} "
+            f"decisions, {MIN_ROWS} are needed; export a longer stretch or choose a longer --window"
+        )
     return Past(
         version=artifact.version,
         windows=windows,
@@ -154,7 +159,7 @@ def _since(windows: tuple[Stretch, ...]) -> dict[str, int]:
     """Of each finding of the newest judged window: where its unbroken run of windows began."""
     judged = [each for each in windows if each.look.verdict != "too few"]
     since: dict[str, int] = {}
-    running = set(_bad(judged[-1])) if judged else set()
+    running = set(_bad(judged[-1]))
     for stretch in reversed(judged):
         running &= set(_bad(stretch))
         since.update(dict.fromkeys(running, stretch.from_ms))

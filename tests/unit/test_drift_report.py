@@ -201,6 +201,12 @@ def test_a_log_without_predictions_is_refused(rows: list[Decision]) -> None:
         told(rows)
 
 
+def test_too_few_rows_for_any_window_are_refused_with_what_is_needed() -> None:
+    with pytest.raises(DriftError, match=r"largest has 49 decisions, 50 are needed"):
+        told(days(2, rows=49, verified=None, rungs=(rung(completion_tokens=0),)))
+    assert len(told(days(2, rows=50, verified=None, rungs=(rung(completion_tokens=0),))).windows) == 2
+
+
 def test_a_classifier_without_a_reference_is_refused() -> None:
     artifact = load(DEFAULT_ARTIFACT)
     bare = replace(artifact, weights=replace(artifact.weights, reference=None))
@@ -285,7 +291,11 @@ def test_the_command_ends_with_one_when_it_drifted_and_draws(tmp_path: Path) -> 
 
 def test_bad_input_is_one_sentence_and_two(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    write_decisions(log, days(1, rows=5))
+    write_decisions(log, days(1))
+    write_decisions(tmp_path / "few.jsonl.gz", days(1, rows=5))
+    (tmp_path / "junk.jsonl").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "junk.parquet").write_bytes(b"PAR1" + bytes(range(256)))
     bare = tmp_path / "bare"
     artifact = load(DEFAULT_ARTIFACT)
     save(bare, artifact.arms, replace(artifact.weights, reference=None), {})
@@ -295,6 +305,11 @@ def test_bad_input_is_one_sentence_and_two(tmp_path: Path) -> None:
         (("--log", log, "--window", "soon"), "--window"),
         (("--log", tmp_path / "none.jsonl"), "cannot be read"),
         (("--log", tmp_path / "broken.jsonl"), "outcome"),
+        (("--log", tmp_path / "few.jsonl.gz"), "50 are needed"),
+        (("--log", tmp_path / "junk.jsonl"), "not JSON"),
+        (("--log", tmp_path / "empty.jsonl"), "no decision"),
+        (("--log", tmp_path / "junk.parquet"), "as Parquet"),
+        (("--log", tmp_path), "cannot be read"),
         (("--log", log, "--classifier", tmp_path / "nowhere"), "not a directory"),
         (("--log", log, "--classifier", bare), "no drift reference"),
         (("--log", log, "--out", tmp_path / "taken"), "cannot be written"),
