@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks.load import Load, Target, run_load
+from router.config import DecisionLogConfig
 from router.local import LocalStack, local_stack
 from router.profiles import fake_config
 
@@ -29,9 +30,10 @@ POLICY = Path(__file__).with_name("overhead.yaml")
 console = Console()
 
 
-def main(rounds: int = 7, round_s: float = 4.0, clients: int = 8) -> None:
+def main(rounds: int = 7, round_s: float = 4.0, clients: int = 8, decision_log: bool = True) -> None:
     """Measure, print the table, and say what was aimed at."""
-    config = fake_config().model_copy(update={"policy": str(POLICY)})
+    settings = DecisionLogConfig(enabled=decision_log)
+    config = fake_config().model_copy(update={"policy": str(POLICY), "decision_log": settings})
     with local_stack(config, port=0, say=lambda said: console.print(f"  {said}")) as stack:
         _deploy_bare()
         loads = asyncio.run(_measure(_targets(stack), rounds, round_s, clients))

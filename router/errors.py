@@ -26,7 +26,7 @@ from __future__ import annotations
 class RouterError(Exception):
     """Base; `message` says what to do, `code` is stable, `retryable` becomes `x-should-retry`.
 
-    `policy_version` is the one that decided, where one had.
+    `policy_version` is the one that decided, where one had, and `decision_id` names the refusal in the log.
     """
 
     status: int = 500
@@ -49,6 +49,7 @@ class RouterError(Exception):
         self.retry_after_s = retry_after_s
         self.limits = limits
         self.policy_version: str | None = None
+        self.decision_id: str | None = None
         if code is not None:
             self.code = code
 

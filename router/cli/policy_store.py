@@ -40,12 +40,8 @@ async def published(redis_url: str | None) -> AsyncIterator[Versions]:
     from policies.redis_versions import RedisVersions
     from policies.store import connect
 
-    state = StateDir()
-    record = state.read_record()
-    url = redis_url or os.environ.get("REDIS_URL") or (record.redis_url if record else None)
-    if not url:
-        fail("no store: start the service here with `acr serve`, or set REDIS_URL or --redis-url")
-    secret = os.environ.get("ACR_CACHE_SECRET") or state.read_secret()
+    url = store_url(redis_url)
+    secret = os.environ.get("ACR_CACHE_SECRET") or StateDir().read_secret()
     if not secret:
         fail("no secret: set ACR_CACHE_SECRET to the service's; replicas follow only what it seals")
     try:
@@ -58,6 +54,15 @@ async def published(redis_url: str | None) -> AsyncIterator[Versions]:
         yield RedisVersions(client, secret.encode())
     finally:
         await client.aclose()
+
+
+def store_url(redis_url: str | None) -> str:
+    """What was given, else the environment's or the local stack's. Ends the command without any."""
+    record = StateDir().read_record()
+    url = redis_url or os.environ.get("REDIS_URL") or (record.redis_url if record else None)
+    if not url:
+        fail("no store: start the service here with `acr serve`, or set REDIS_URL or --redis-url")
+    return url
 
 
 def run(work: Coroutine[Any, Any, T], *, if_refused: int = 1) -> T:

@@ -122,10 +122,14 @@ def decoded(text: str | bytes) -> Decision | None:
 
 async def scores(log: DecisionLog, tenant: str | None = None) -> dict[str, float]:
     """The last feedback of every decision that has any. Raises LogUnavailable."""
-    found: dict[str, float] = {}
-    position = BEGINNING
+    _, found = await feedback_since(log, BEGINNING)
+    return {each.decision_id: each.score for each in found if tenant in (None, each.tenant)}
+
+
+async def feedback_since(log: DecisionLog, position: Position) -> tuple[Position, list[Feedback]]:
+    """All that can be read behind a position, and where that ends. Raises LogUnavailable."""
+    found: list[Feedback] = []
     while page := await log.feedback_after(position):
         position = page[-1][0]
-        said = [feedback for _, feedback in page if feedback is not None]
-        found |= {each.decision_id: each.score for each in said if tenant in (None, each.tenant)}
-    return found
+        found += [feedback for _, feedback in page if feedback is not None]
+    return position, found

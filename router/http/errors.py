@@ -91,6 +91,8 @@ def error_wire(error: Exception, request_id: str) -> Wire:
         headers.extend(limit_headers(known.limits))
     if known.policy_version is not None:
         headers.append((b"x-acr-policy", safe_value(known.policy_version)))
+    if known.decision_id is not None:
+        headers.append((b"x-acr-decision-id", safe_value(known.decision_id)))
     if known.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Wire(known.status, headers, to_json(error_body(known)))

@@ -69,7 +69,7 @@ _REPLY_HEADERS = {
     "x-acr-cache": "hit, semantic (the answer to a like question), miss or bypass.",
     "x-acr-degraded": "true where budget or load forced a smaller plan.",
     "x-acr-policy": "The policy version that decided.",
-    "x-acr-decision-id": "The decision record.",
+    "x-acr-decision-id": "The decision in the log; what POST /v1/feedback is about. Refusals have it too.",
     "x-acr-overhead-ms": "Time spent outside the engines.",
     "x-acr-budget-remaining": "Tokens left in the tightest budget.",
     **{

@@ -27,7 +27,7 @@ OTHER_KEY = "acr-other-key"
 TENANTS = POLICY.replace(
     "  cheap:\n", f"  cheap:\n    keys: [{{id: k2, sha256: {hash_key(OTHER_KEY)}}}]\n"
 ).replace(
-    "default_effort: high", "default_effort: high\n    limits: {requests_per_minute: 5, concurrency: 1}"
+    "default_effort: high", "default_effort: high\n    limits: {requests_per_minute: 5, concurrency: 2}"
 )
 ASKED = {"model": "auto", "messages": [{"role": "user", "content": "3 + 4?"}], "max_completion_tokens": 20}
 
@@ -125,7 +125,7 @@ async def test_feedback_counts_as_a_request_but_holds_no_slot(api: Api) -> None:
 
 
 async def test_a_busy_tenant_may_still_judge(api: Api) -> None:
-    """One request at a time: judging in the middle of one is none of them."""
+    """Two requests at a time: judging is none of them."""
     mine = await api.ask()
     answers = await asyncio.gather(*(api.judge(mine, 1.0) for _ in range(4)))
     assert [answer.status_code for answer in answers] == [200] * 4
@@ -153,3 +153,14 @@ async def test_without_a_log_there_is_nothing_to_judge() -> None:
         answer = await api.judge(await api.ask(), 1.0)
     assert answer.status_code == 404
     assert "keeps no decision log" in answer.json()["error"]["message"]
+
+
+async def test_a_refused_request_is_told_its_decision_too(api: Api) -> None:
+    answer = await api.post("/v1/chat/completions", ASKED | {"model": "none"}, KEY)
+    assert answer.status_code == 404
+    decision_id = answer.headers["x-acr-decision-id"]
+    assert (await api.judge(decision_id, 0.0)).status_code == 200
+    await until(lambda: api.writer.counts.written == 1)
+    (logged,) = await api.writer.log.last(1)
+    assert logged.decision is not None
+    assert (logged.decision.decision_id, logged.decision.outcome) == (decision_id, "refused")

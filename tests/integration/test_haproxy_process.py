@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from router.preflight import free_port
+from router.ports import free_port
 from router.serve_env import find_haproxy, write_wrapper
 
 SERVES_TEMPLATE = """global

@@ -16,7 +16,7 @@ from policies.batches import Batches
 from policies.errors import BudgetDenied, StoreUnavailable
 from policies.ledger import RedisLedger, Scopes, new_lease_id
 from policies.store import connect, guarded
-from router.preflight import free_port
+from router.ports import free_port
 from tests.servers import ValkeyServer
 
 SLOTS = 16384

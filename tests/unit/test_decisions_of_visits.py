@@ -173,9 +173,10 @@ async def test_a_request_beyond_the_rate_is_a_refusal_too() -> None:
 )
 async def test_refusals_with_their_code(fields: dict[str, Any], code: str) -> None:
     service = await logging_service()
-    with pytest.raises(told.RouterError):
+    with pytest.raises(told.RouterError) as refused:
         await service.pipeline.complete(ACME, request(**fields))
     (decision,) = await logged(service)
+    assert decision.decision_id == refused.value.decision_id
     assert (decision.outcome, decision.code) == ("refused", code)
     assert (decision.plan, decision.starts, decision.tokens) == ((), {}, 0)
     assert set(decision.arms) == set(EASY)

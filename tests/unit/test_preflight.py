@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from router.config import AppConfig
-from router.preflight import MAX_LINE_CHARS, check_files, check_fits, free_port, one_line
+from router.ports import free_port
+from router.preflight import MAX_LINE_CHARS, check_files, check_fits, one_line
 from router.profiles import fake_config, local_config
 from router.startup import StartupError, Steps
 

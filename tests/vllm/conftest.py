@@ -13,24 +13,17 @@ from backends.engines.openai_http import OpenAIHTTPEngine
 from backends.engines.vllm import VLLMEngine
 from tests.engine_subjects import CONTEXT, KEY, KEY_VARIABLE, PARALLEL
 from tests.vllm.server import VLLMServer
-from tests.vllm.smollm2 import BLOCK_TOKENS, model_folder, vllm_config
+from tests.vllm.smollm2 import model_folder, vllm_config
+from tests.vllm.subjects import MODEL_NAME, server_options
 
 collect_ignore_glob = [] if os.environ.get("ACR_TEST_VLLM") else ["test_*.py"]
-
-# A GiB of key-value cache each, and no look for the model on a hub.
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-MODEL_NAME = "smollm2"
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
-    """A vLLM server with the options that the dialect "vllm" wants."""
-    options = ["--max-model-len", str(CONTEXT), "--max-num-seqs", str(PARALLEL), "--dtype", "float32"]
-    options += ["--block-size", str(BLOCK_TOKENS), "--enforce-eager", "--enable-prompt-tokens-details"]
+    """A vLLM server as the dialect "vllm" wants it."""
     log = tmp_path_factory.mktemp("vllm") / "server.log"
-    running = VLLMServer(model_folder(), MODEL_NAME, KEY, log, *options)
+    running = VLLMServer(model_folder(), MODEL_NAME, KEY, log, *server_options())
     try:
         running.wait()
         yield running
