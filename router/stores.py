@@ -44,5 +44,7 @@ def cache_secret() -> bytes:
     """The shared secret; without one each replica has its own."""
     shared = shared_secret()
     if shared is None:
-        log.warning("ACR_CACHE_SECRET is not set: replicas of the ingress will not share cached answers")
+        log.warning(
+            "ACR_CACHE_SECRET is not set: replicas share no answers and know only their own decisions"
+        )
     return shared or secrets.token_bytes(32)

@@ -87,6 +87,9 @@ def _limits(tenant: TenantPolicy) -> str:
     window = tenant.tier_share.window
     lines += [f"{tier} {share:.0%} of a {window}" for tier, share in tenant.tier_share.capped().items()]
     lines += [f"paced over the {tenant.pacing.window}"] if tenant.pacing else []
+    rate = tenant.exploration.rate
+    lines += [f"explores {rate:.1%} of requests"] if rate else []
+    lines += ["prompts are logged"] if tenant.log_prompts else []
     return "\n".join(lines) or "none"
 
 

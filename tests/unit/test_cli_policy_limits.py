@@ -22,6 +22,8 @@ tenants:
     limits: {{requests_per_minute: 60}}
     tier_share: {{window: month, search: 0.25}}
     pacing: {{window: day}}
+    exploration: {{rate: 0.05}}
+    log_prompts: true
 """
 
 
@@ -35,7 +37,14 @@ def check(tmp_path: Path, text: str) -> tuple[int, str]:
 def test_limits_shares_and_pacing_are_shown(tmp_path: Path) -> None:
     code, said = check(tmp_path, POLICY)
     assert code == 0
-    for line in ("60 req/min", "of their own: 1 keys", "search 25% of a month", "paced over the day"):
+    for line in (
+        "60 req/min",
+        "of their own: 1 keys",
+        "search 25% of a month",
+        "paced over the day",
+        "explores 5.0% of requests",
+        "prompts are logged",
+    ):
         assert line in said
 
 
