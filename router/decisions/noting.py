@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict
 from math import isnan
 from typing import Any
 
@@ -12,7 +11,7 @@ from classifier.predictor import Prediction
 from policies.plan import ArmEstimate, Plan
 from policies.schema import Policy, TenantPolicy
 from router.decisions.digests import spec_digest
-from router.decisions.record import Decision, DecisionOutcome, Rung
+from router.decisions.record import ASKED, Decision, DecisionOutcome, Rung
 from router.errors import RouterError
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution
@@ -34,12 +33,12 @@ class Notes:
         self._request = request
         self.prediction: Prediction | None = None
         self.execution: Execution | None = None
-        self._plan: Plan | None = None
+        self.plan: Plan | None = None
         self._room_tokens: int | None = None
 
     def planned(self, plan: Plan, lease: Lease) -> None:
         """The plan that is held, at once after it is: then the lease knows what was left before."""
-        self._plan = plan
+        self.plan = plan
         if lease.remaining_tokens is not None:
             self._room_tokens = lease.remaining_tokens + lease.held.tokens
 
@@ -77,7 +76,7 @@ class Notes:
             # A tier that was left alone in the middle of a run charges what it spends itself, later.
             "gpu_seconds": _known(owed.gpu_seconds) if owed.exact else None,
             "cost_usd": _known(owed.usd) if owed.exact else None,
-            "degraded": self._plan is not None and self._plan.degraded,
+            "degraded": self.plan is not None and self.plan.degraded,
         }
 
     def write(self, end: Mapping[str, Any], parts: Parts, tenant: TenantPolicy) -> None:
@@ -98,7 +97,7 @@ class Notes:
         self, end: Mapping[str, Any], policy: Policy, ask: Mapping[str, Any], prompt_bytes: int | None
     ) -> Decision:
         """The decision. `prompt_bytes` of messages are kept, None keeps none of them."""
-        plan, told, caller, request = self._plan, self.prediction, self._caller, self._request
+        plan, told, caller, request = self.plan, self.prediction, self._caller, self._request
         return Decision(
             decision_id=self._decision_id,
             at_ms=self._at_ms,
@@ -125,7 +124,8 @@ class Notes:
     def _asked(self, parts: Parts) -> dict[str, Any]:
         """The planner's question. A tier that is none is what a caller wrote: it is not kept."""
         prompt_tokens = estimated_prompt_tokens(self._request.messages, parts.prompt_bytes_per_token)
-        asked = _said(asdict(ask_of(self._request, prompt_tokens)))
+        ask = ask_of(self._request, prompt_tokens)
+        asked = {name: value for name in ASKED if (value := getattr(ask, name)) is not None}
         if asked.get("tier", "") not in ("", *parts.tiers.names):
             asked["tier"] = UNKNOWN_TIER
         return asked
@@ -133,10 +133,6 @@ class Notes:
 
 def _known(value: float) -> float | None:
     return None if isnan(value) else value
-
-
-def _said(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _estimates(told: Prediction) -> dict[str, ArmEstimate]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from policies.plan import ArmEstimate, Ask
@@ -93,18 +93,26 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that JSON has words for; `decision_from_json` gives back an equal decision."""
-        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = {name: getattr(self, name) for name in COLUMNS}
         plain["structural"] = list(self.structural)
         plain["ask"] = {name: value for name, value in self.ask.items() if value is not None}
-        plain["arms"] = {name: asdict(estimate) for name, estimate in self.arms.items()}
+        plain["arms"] = {name: _plain(each, _ESTIMATED) for name, each in self.arms.items()}
         plain["plan"] = list(self.plan)
         plain["starts"] = dict(self.starts)
-        plain["rungs"] = [asdict(rung) for rung in self.rungs]
+        plain["rungs"] = [_plain(rung, _RUNG) for rung in self.rungs]
         plain["messages"] = None if self.messages is None else [dict(each) for each in self.messages]
         return plain
 
 
 COLUMNS: tuple[str, ...] = tuple(each.name for each in fields(Decision))
+ASKED: tuple[str, ...] = tuple(each.name for each in fields(Ask))
+_RUNG = tuple(each.name for each in fields(Rung))
+_ESTIMATED = tuple(each.name for each in fields(ArmEstimate))
+
+
+def _plain(each: Rung | ArmEstimate, names: tuple[str, ...]) -> dict[str, Any]:
+    """As dataclasses.asdict, which spends its time on copying deeply."""
+    return {name: getattr(each, name) for name in names}
 
 
 def decision_from_json(values: Mapping[str, Any], line: int | None = None) -> Decision:
@@ -184,12 +192,11 @@ def _rung(each: Fields) -> Rung:
 
 
 _WHOLE = ("prompt_tokens", "max_samples", "max_completion_tokens", "max_total_tokens", "choices")
-_ASKED = tuple(each.name for each in fields(Ask))
 
 
 def _ask(each: Fields) -> dict[str, Any]:
     """What `Ask(**ask)` takes; empty where a log does not tell."""
-    each.only(_ASKED)
+    each.only(ASKED)
     known: dict[str, Any] = {name: each.maybe_whole(name) for name in _WHOLE}
     known |= {name: each.maybe_text(name) for name in ("tier", "effort", "strategy")}
     known |= {

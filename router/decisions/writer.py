@@ -86,9 +86,10 @@ class DecisionWriter:
             self._waiting.clear()
 
     async def _write(self) -> None:
-        """Until nothing waits. While one batch is on its way the next gathers."""
-        await self._pause(self._gather_s)
+        """Until nothing waits. A batch that is not full gathers for a moment: each costs a round trip."""
         while self._waiting:
+            if len(self._waiting) < BATCH:
+                await self._pause(self._gather_s)
             batch = [self._waiting[i] for i in range(min(BATCH, len(self._waiting)))]
             try:
                 await self.log.append(batch)
