@@ -163,7 +163,10 @@ class Assembly:
         batches = Batches(self._logged, round_trip_s=LOG_TIMEOUT_S)
         kept = RedisDecisionLog(batches, max_entries=settings.max_entries, max_feedback=settings.max_feedback)
         return DecisionWriter(
-            kept, max_waiting=settings.max_waiting, max_prompt_bytes=settings.max_prompt_bytes
+            kept,
+            max_waiting=settings.max_waiting,
+            max_prompt_bytes=settings.max_prompt_bytes,
+            gauges=self._gauges,
         )
 
     async def _boot(self) -> Boot:

@@ -16,6 +16,7 @@ from router.decisions.errors import InvalidDecision, LogUnavailable
 from router.decisions.files import to_line
 from router.decisions.log import DecisionLog
 from router.decisions.record import Decision
+from router.drift.gauges import DROPPED, LOGGED, Gauges
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class DecisionWriter:
     """For one event loop. `log` is where they go; `max_waiting` decisions wait at most.
 
     Decisions that wait are kept through trouble while they fit; newer ones are dropped where they do not.
-    `max_prompt_bytes` bounds the text of one decision, for whoever makes them.
+    `max_prompt_bytes` bounds the text of one decision, for whoever makes them. `gauges` are told what was
+    written and dropped.
     """
 
     def __init__(
@@ -48,10 +50,12 @@ class DecisionWriter:
         max_prompt_bytes: int = 4_096,
         gather_s: float = GATHER_S,
         rest_s: float = REST_S,
+        gauges: Gauges | None = None,
     ) -> None:
         self.log = decisions
         self.max_prompt_bytes = max_prompt_bytes
         self.counts = WriterCounts()
+        self._gauges = gauges
         self._max_waiting = max_waiting
         self._gather_s = gather_s
         self._rest_s = rest_s
@@ -64,7 +68,7 @@ class DecisionWriter:
     def add(self, decision: Decision) -> None:
         """Have it written soon, or drop it where too many wait. Never raises, never waits."""
         if self._closing.is_set() or len(self._waiting) >= self._max_waiting:
-            self.counts.dropped += 1
+            self._dropped(1)
             self._told(True, "it is too slow")
             return
         self._waiting.append(decision)
@@ -81,7 +85,7 @@ class DecisionWriter:
             task.cancel()
             await asyncio.wait({task})
         if self._waiting:
-            self.counts.dropped += len(self._waiting)
+            self._dropped(len(self._waiting))
             log.warning("%d decisions were not logged before the end", len(self._waiting))
             self._waiting.clear()
 
@@ -105,6 +109,8 @@ class DecisionWriter:
             for _ in batch:
                 self._waiting.popleft()
             self.counts.written += len(batch)
+            if self._gauges is not None:
+                self._gauges.add(LOGGED, len(batch))
             self._told(False)
 
     def _leave_out(self, batch: list[Decision], error: InvalidDecision) -> None:
@@ -113,7 +119,7 @@ class DecisionWriter:
         for _ in batch:
             self._waiting.popleft()
         kept = [decision for decision in batch if _writable(decision)]
-        self.counts.dropped += len(batch) - len(kept)
+        self._dropped(len(batch) - len(kept))
         self._waiting.extendleft(reversed(kept))
 
     async def _pause(self, seconds: float) -> None:
@@ -123,6 +129,11 @@ class DecisionWriter:
                 await self._closing.wait()
         except TimeoutError:
             return
+
+    def _dropped(self, count: int) -> None:
+        self.counts.dropped += count
+        if self._gauges is not None:
+            self._gauges.add(DROPPED, count)
 
     def _told(self, trouble: bool, why: str = "") -> None:
         if trouble == self._trouble:

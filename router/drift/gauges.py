@@ -1,4 +1,4 @@
-"""Where a replica's drift figures go: Ray's metrics in a cluster, a mapping in tests."""
+"""Where a replica's figures of decisions and drift go: Ray's metrics in a cluster, a mapping in tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ OOD = "acr_ood_mean"
 CALIBRATION, NOISE, GAP = "acr_calibration_error", "acr_calibration_noise", "acr_calibration_gap"
 TOKENS, ABOVE = "acr_token_error", "acr_tokens_above_high"
 LABELLED = "acr_decisions_labelled_total"
+LOGGED, DROPPED = "acr_decisions_logged_total", "acr_decisions_dropped_total"
 
 # Name -> what it is, and its label. Features and arms are those of the classifier: no label is a caller's.
 GAUGES: Mapping[str, tuple[str, str | None]] = {
@@ -23,7 +24,11 @@ GAUGES: Mapping[str, tuple[str, str | None]] = {
     TOKENS: ("spent over predicted completion tokens of an arm, less 1", "arm"),
     ABOVE: ("share of an arm's answers above their predicted 95 % quantile; 0.05 is right", "arm"),
 }
-COUNTERS: Mapping[str, str] = {LABELLED: "decisions whose outcome came to be known in this replica"}
+COUNTERS: Mapping[str, str] = {
+    LABELLED: "decisions whose outcome came to be known in this replica",
+    LOGGED: "decisions written to the decision log",
+    DROPPED: "decisions lost to it: its store was slow or away, or the replica ended",
+}
 
 
 class Gauges(Protocol):

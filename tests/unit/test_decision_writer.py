@@ -13,6 +13,7 @@ from router.decisions.errors import LogUnavailable
 from router.decisions.log import BEGINNING, MemoryDecisionLog
 from router.decisions.record import Decision
 from router.decisions.writer import DecisionWriter
+from router.drift.gauges import MemoryGauges
 from tests.decisions import plain
 from tests.tasks import until
 
@@ -103,14 +104,15 @@ async def test_a_slow_store_drops_what_does_not_fit_and_says_so_once(
 
 
 async def test_the_end_writes_what_waits() -> None:
-    log = Shaky()
-    writer = DecisionWriter(log, gather_s=60.0)
+    log, gauges = Shaky(), MemoryGauges()
+    writer = DecisionWriter(log, gather_s=60.0, gauges=gauges)
     for decision in decisions(100):
         writer.add(decision)
     await writer.aclose()
     assert len(await ids(log)) == 100
     writer.add(plain())
-    assert writer.counts.dropped == 1
+    assert (writer.counts.written, writer.counts.dropped) == (100, 1)
+    assert gauges.counts == {"acr_decisions_logged_total": 100, "acr_decisions_dropped_total": 1}
 
 
 async def test_the_end_is_bounded_while_the_store_hangs(caplog: pytest.LogCaptureFixture) -> None:
