@@ -40,14 +40,14 @@ class Fields:
             self.fail(name, "must be a non-empty string")
         if len(value) > most:
             self.fail(name, f"must have at most {most} characters")
-        return value
+        return self._writable(name, value)
 
     def content(self, name: str, most: int) -> str:
         """Text that may be empty."""
         value = self._needed(name)
         if not isinstance(value, str) or len(value) > most:
             self.fail(name, f"must be a string of at most {most} characters")
-        return value
+        return self._writable(name, value)
 
     def maybe_text(self, name: str) -> str | None:
         return self.text(name) if self.has(name) else None
@@ -126,7 +126,15 @@ class Fields:
     def _name(self, name: Any) -> str:
         if not isinstance(name, str) or not 0 < len(name) <= MAX_CHARS:
             self.fail(str(name), f"a name has 1 to {MAX_CHARS} characters")
-        return name
+        return self._writable(name, name)
+
+    def _writable(self, name: str, text: str) -> str:
+        """JSON can spell halves of characters, which no file and no terminal takes."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(name, "has half a character (a lone surrogate)")
+        return text
 
     def _needed(self, name: str) -> Any:
         value = self._values.get(name)

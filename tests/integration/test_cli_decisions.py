@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from router.cli.decisions import since_when
 from router.cli.main import app
-from router.decisions.files import read_decisions
+from router.decisions.files import read_decisions, to_line
 from router.decisions.log import Feedback
 from router.decisions.record import Decision
 from router.decisions.redis_log import RedisDecisionLog
@@ -130,16 +130,22 @@ def test_an_empty_log_is_an_empty_file(server: ValkeyServer, tmp_path: Path) -> 
     assert out.read_bytes() == b""
 
 
-def test_junk_in_the_stream_is_left_out_and_told(server: ValkeyServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_junk_in_the_stream_is_left_out_and_told(server: ValkeyServer, tmp_path: Path, suffix: str) -> None:
     fill(server, [plain(decision_id="dec-1")])
-    for value in (b"", b"\xff\xfe", b"{", b"[" * 100_000, b'{"decision_id": 1}', b"null", b"NaN"):
+    half = to_line(plain()).replace("acme", "\\ud800").encode()
+    junk = [b"", b"\xff\xfe", b"{", b"[" * 100_000, b'{"decision_id": 1}', b"null", b"NaN", half]
+    for value in junk:
         raw_command(server, "XADD", ENTRIES, "*", "decision", value)
-    fill(server, [plain(decision_id="dec-2")])
-    out = tmp_path / "log.jsonl"
+    fill(server, [plain(decision_id="dec-2", tenant="ünï")])
+    out = tmp_path / f"log{suffix}"
     result = run("export", "--out", out, "--redis-url", server.url)
     assert result.exit_code == 0, result.output
     assert [each.decision_id for each in read_decisions(out)] == ["dec-1", "dec-2"]
-    assert "7 entries of the log are no decisions" in result.stderr
+    assert "8 entries of the log are no decisions" in result.stderr
+    tail = run("tail", "--json", "--seconds", 0, "--redis-url", server.url)
+    assert tail.exit_code == 0, tail.output
+    assert len(tail.stdout.splitlines()) == 2
 
 
 @pytest.mark.parametrize(

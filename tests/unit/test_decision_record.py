@@ -68,6 +68,8 @@ def test_reward_is_feedback_then_the_check_then_unknown(
         ("at_ms", True, "at_ms"),
         ("at_ms", -1, "at_ms"),
         ("tenant", "", "tenant"),
+        ("tenant", "a\ud800", "tenant"),
+        ("messages", [{"role": "user", "content": "\udfff"}], "messages.0.content"),
         ("outcome", "won", "outcome"),
         ("ood", float("nan"), "ood"),
         ("ood", float("inf"), "ood"),
