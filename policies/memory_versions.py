@@ -1,4 +1,4 @@
-"""Published policies in this process: for tests and single replicas. Nothing is sealed."""
+"""What is published, in this process: for tests and single replicas. Nothing is sealed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Collection
 
 from policies.published import Entry, Published
-from policies.versions import MAX_HISTORY, REPORT_TTL_S, Report, Tally, unknown
+from policies.versions import MAX_HISTORY, POLICIES, REPORT_TTL_S, Report, Shelf, Tally, unknown
 
 
 class MemoryVersions:
     """`policies.versions.Versions`; `clock` gives seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, shelf: Shelf = POLICIES) -> None:
+        self.shelf = shelf
         self._clock = clock
         self._state = b""
         self._documents: dict[str, str] = {}
@@ -33,7 +34,7 @@ class MemoryVersions:
         try:
             return self._documents[version]
         except KeyError:
-            raise unknown(version) from None
+            raise unknown(version, self.shelf) from None
 
     async def known(self) -> tuple[str, ...]:
         return tuple(sorted(self._documents))

@@ -1,6 +1,7 @@
 """What is published: the version in force, a canary, a shadow, and how one state follows from another. Pure.
 
-Versions name documents; `None` is the policy of the app config, which each replica starts with ("boot").
+Versions name documents, policies or classifiers; `None` is what the app config names and each replica starts
+with ("boot").
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from policies.errors import PublicationRefused
 from policies.schema import TenantName
 
 BOOT = "boot"
-"""What the policy of the app config is called where a version is named."""
+"""What the app config's own is called where a version is named."""
 
 MAX_BEFORE = 20
 
@@ -101,7 +102,7 @@ class Published(PolicyModel):
         if self.canary is not None:
             return self.model_copy(update={"canary": None})
         if not self.before:
-            raise PublicationRefused("nothing was in force before this; name a version, or push another")
+            raise PublicationRefused("nothing was in force before this; name a version, or publish another")
         return self._current(self.before[0], self.before[1:])
 
     def rolled_back(self, version: str | None) -> Published:
@@ -119,7 +120,7 @@ class Published(PolicyModel):
 
 
 class Entry(PolicyModel):
-    """One change in the history. `version` None is the policy of the app config."""
+    """One change in the history. `version` None is the app config's own."""
 
     number: Count
     at_ms: Count

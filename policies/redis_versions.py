@@ -1,4 +1,4 @@
-"""Published policies in Redis or Valkey: every value is sealed, and checked when it is read."""
+"""What is published, in Redis or Valkey: every value is sealed, and checked when it is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from policies.errors import NotSealed, StoreDamaged, StoreUnavailable
 from policies.published import Entry, Published
 from policies.sealed import Seal
 from policies.store import lua_source
-from policies.versions import MAX_HISTORY, REPORT_TTL_S, Report, Tally, unknown
+from policies.versions import MAX_HISTORY, POLICIES, REPORT_TTL_S, Report, Shelf, Tally, unknown
 
 TALLY_TTL_S = 30 * 86400
 
@@ -25,18 +25,22 @@ class RedisVersions:
     """In Redis or Valkey, beside the budgets. `client` returns bytes (`decode_responses=False`).
 
     Keys: `state`, `documents` (hash), `history` (list), `replicas` (set), `replica:<id>` and
-    `shadow:<version>` (hash), all behind `prefix`, whose hash tag keeps them on one node of a cluster.
+    `shadow:<version>` (hash), all behind the shelf's prefix (or `prefix`), whose hash tag keeps them on one
+    node of a cluster.
     """
 
-    def __init__(self, client: Redis, secret: bytes, *, prefix: str = "acr-policy:{published}:") -> None:
+    def __init__(
+        self, client: Redis, secret: bytes, shelf: Shelf = POLICIES, *, prefix: str | None = None
+    ) -> None:
+        self.shelf = shelf
         self._batches = Batches(client)
         self._publish = self._batches.script(lua_source("publish"))
         self._time = self._batches.script("return redis.call('TIME')")  # of the node that has the state
-        self._seal = Seal(secret)
-        self._prefix = prefix
+        self._seal = Seal(secret, shelf.context)
+        self._prefix = shelf.prefix if prefix is None else prefix
 
     async def now_ms(self) -> int:
-        seconds, micros = await _heard(self._time(keys=[self._key(STATE)], args=[]))
+        seconds, micros = await self._heard(self._time(keys=[self._key(STATE)], args=[]))
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def raw_state(self) -> bytes:
@@ -52,10 +56,10 @@ class RedisVersions:
     async def document(self, version: str) -> str:
         sealed: bytes | None = await self._ask("HGET", self._key("documents"), version)
         if sealed is None:
-            raise unknown(version)
+            raise unknown(version, self.shelf)
         text = self._seal.open(_label(version), sealed)
         if text is None:
-            raise NotSealed(f"the policy {version}")
+            raise NotSealed(f"the {self.shelf.noun} {version}")
         return text.decode("utf-8", "replace")
 
     async def known(self) -> tuple[str, ...]:
@@ -82,7 +86,7 @@ class RedisVersions:
         args: list[str | bytes | int] = [seen, self._seal.write(STATE, state)]
         args += [self._seal.write(ENTRY, entry), MAX_HISTORY, version, sealed, *sorted(forget)]
         call = self._publish(keys=keys, args=args)
-        return bool(await _heard(call))
+        return bool(await self._heard(call))
 
     async def history(self, count: int = MAX_HISTORY) -> list[Entry]:
         values: list[bytes] = await self._ask("LRANGE", self._key("history"), 0, count - 1)
@@ -122,19 +126,20 @@ class RedisVersions:
         return self._prefix + name
 
     async def _ask(self, *command: str | bytes | int) -> Any:
-        return await _heard(self._batches.execute(*command))
+        return await self._heard(self._batches.execute(*command))
 
-
-async def _heard(command: Awaitable[Any]) -> Any:
-    """The reply; every failure is store trouble. Not logged here: whoever follows asks twice a second."""
-    try:
-        return await command
-    except ResponseError as error:
-        if serves_nobody(error):
-            raise StoreUnavailable(f"the store cannot serve ({said(error)}); see its log") from error
-        raise StoreDamaged("the published policies") from error
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"the store did not answer ({said(error)}); check that it is up") from error
+    async def _heard(self, command: Awaitable[Any]) -> Any:
+        """The reply; every failure is store trouble. Not logged here: whoever follows asks twice a second."""
+        try:
+            return await command
+        except ResponseError as error:
+            if serves_nobody(error):
+                raise StoreUnavailable(f"the store cannot serve ({said(error)}); see its log") from error
+            raise StoreDamaged(f"the published {self.shelf.plural}") from error
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(
+                f"the store did not answer ({said(error)}); check that it is up"
+            ) from error
 
 
 def _label(version: str) -> str:

@@ -1,7 +1,8 @@
 """The seal on what is published: who writes to the store without the secret is not believed.
 
 The key is derived from the secret that the service's replicas share, so that a seal made here means nothing
-elsewhere. A value is bound to its label: a sealed document moved under another version does not open.
+elsewhere; the context keeps one kind of documents apart from another. A value is bound to its label: a sealed
+document moved under another version does not open.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-_CONTEXT = b"acr published policies 1"
 _MAC_BYTES = 32
 
 M = TypeVar("M", bound=BaseModel)
@@ -20,8 +20,8 @@ M = TypeVar("M", bound=BaseModel)
 class Seal:
     """HMAC-SHA256 with a key of its own, in front of the value."""
 
-    def __init__(self, secret: bytes) -> None:
-        self._key = hmac.digest(secret, _CONTEXT, "sha256")
+    def __init__(self, secret: bytes, context: bytes) -> None:
+        self._key = hmac.digest(secret, context, "sha256")
 
     def close(self, label: str, value: bytes) -> bytes:
         """The value with its MAC (32 bytes) in front."""

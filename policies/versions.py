@@ -1,25 +1,55 @@
-"""Published policies: documents by version, the state that replicas follow, a history."""
+"""What is published of one kind: documents by version, the state that replicas follow, a history.
+
+Policies are published so, and classifiers; a shelf says which.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 from pydantic import Field
 
 from policies.arm_spec import PolicyModel
 from policies.errors import UnknownVersion
-from policies.published import Count, Entry, Published
+from policies.published import MAX_BEFORE, Count, Entry, Published
 
 MAX_HISTORY = 500
 KEEP_VERSIONS = 100
 REPORT_TTL_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """One kind of documents: what it is called, where it lies, how many are kept and how far back goes.
+
+    `command` lists them; `context` makes the seals of one shelf mean nothing on another.
+    """
+
+    noun: str
+    command: str
+    prefix: str
+    context: bytes
+    keep: int = KEEP_VERSIONS
+    way_back: int = MAX_BEFORE
+
+    @property
+    def plural(self) -> str:
+        return "policies" if self.noun == "policy" else f"{self.noun}s"
+
+
+POLICIES = Shelf("policy", "acr policy list", "acr-policy:{published}:", b"acr published policies 1")
+# A classifier is as large as a thousand policies, and lies in the memory of the budgets' store.
+CLASSIFIERS = Shelf(
+    "classifier", "acr model list", "acr-model:{published}:", b"acr published classifiers 1", 8, 5
+)
+
+
 class Report(PolicyModel):
     """What a replica says about itself: the versions that decide there, and what it could not follow.
 
-    `boot` is the version of its app config's policy, `left_out` are arms that no tier there can run.
+    `boot` is the version that its app config names, `left_out` are arms of a policy that no tier can run.
     """
 
     replica: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")]
@@ -52,7 +82,10 @@ class Tally(PolicyModel):
 
 
 class Versions(Protocol):
-    """Published policies. Every operation raises StoreUnavailable where the store does not answer."""
+    """What is published. Every operation raises StoreUnavailable where the store does not answer."""
+
+    @property
+    def shelf(self) -> Shelf: ...
 
     async def now_ms(self) -> int:
         """The store's time."""
@@ -67,7 +100,7 @@ class Versions(Protocol):
         ...
 
     async def document(self, version: str) -> str:
-        """The policy's text as it was pushed. Raises UnknownVersion, NotSealed."""
+        """The text as it was published. Raises UnknownVersion, NotSealed."""
         ...
 
     async def known(self) -> tuple[str, ...]:
@@ -75,7 +108,7 @@ class Versions(Protocol):
         ...
 
     async def keep(self, version: str, text: str) -> None:
-        """Keep a document that nobody published: the app config's policy of a replica."""
+        """Keep a document that nobody published: what the app config of a replica names."""
         ...
 
     async def commit(
@@ -108,5 +141,7 @@ class Versions(Protocol):
         ...
 
 
-def unknown(version: str) -> UnknownVersion:
-    return UnknownVersion(f"the store keeps no policy {version}; `acr policy list` names those that it does")
+def unknown(version: str, shelf: Shelf) -> UnknownVersion:
+    return UnknownVersion(
+        f"the store keeps no {shelf.noun} {version}; `{shelf.command}` names those that it does"
+    )

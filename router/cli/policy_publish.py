@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from policies.changing import Change
 from policies.keys import LOCAL_KEY_ID
 from policies.loader import parse_policy, read_text
 from policies.published import Canary, Published, shown
-from policies.publishing import Change, Document, Publisher
+from policies.publishing import Document, Publisher
 from policies.schema import Policy
 from policies.versions import Report, Versions
 from router.cli.client import fail

@@ -1,4 +1,4 @@
-"""One suite over every place where published policies are kept."""
+"""One suite over every place where published policies and classifiers are kept."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from policies.errors import PolicyFileError, PublicationRefused, StoreUnavailable, UnknownVersion
+from policies.errors import NotSealed, PolicyFileError, PublicationRefused, StoreUnavailable, UnknownVersion
 from policies.loader import parse_policy
 from policies.memory_versions import MemoryVersions
 from policies.published import Canary, Entry, Published
 from policies.publishing import Document, Publisher
 from policies.redis_versions import RedisVersions
 from policies.store import connect
-from policies.versions import KEEP_VERSIONS, MAX_HISTORY, Report, Tally, Versions
+from policies.versions import (
+    CLASSIFIERS,
+    KEEP_VERSIONS,
+    MAX_HISTORY,
+    POLICIES,
+    Report,
+    Shelf,
+    Tally,
+    Versions,
+)
 
 TEXT = """\
 version: 1
@@ -210,6 +219,49 @@ async def test_a_document_that_was_lost_is_kept_again_when_it_is_pushed_again(ve
     await versions.commit(raw, Published(number=2, at_ms=2, current=A.version), entry, forget=[A.version])
     assert not (await publisher(versions).push(A)).changed
     assert await versions.document(A.version) == A.text
+
+
+async def on_shelf(like: Versions, valkey_url: str, shelf: Shelf, name: str) -> AsyncIterator[Versions]:
+    if isinstance(like, MemoryVersions):
+        yield MemoryVersions(shelf=shelf)
+        return
+    client = connect(valkey_url, decode_responses=False)
+    yield RedisVersions(client, b"secret", shelf, prefix=f"test-{name}:{{p}}:")
+    await client.aclose()
+
+
+async def test_a_shelf_says_how_many_are_kept_and_how_far_back_goes(
+    versions: Versions, valkey_url: str
+) -> None:
+    async for models in on_shelf(versions, valkey_url, CLASSIFIERS, secrets.token_hex(4)):
+        who = publisher(models)
+        numbers = range(200, 200 + CLASSIFIERS.keep + 6)
+        for number in numbers:
+            change = await who.push(document(number))
+        assert len(change.after.before) == CLASSIFIERS.way_back
+        known = await models.known()
+        assert document(numbers[0]).version not in known
+        assert len(known) <= CLASSIFIERS.keep + CLASSIFIERS.way_back + 1
+        for _ in range(CLASSIFIERS.way_back):
+            await who.rollback()  # every step back is kept
+        with pytest.raises(UnknownVersion, match=r"no classifier ffff.*acr model list"):
+            await who.read("ffff")
+
+
+async def test_what_is_sealed_for_one_shelf_means_nothing_on_another(valkey_url: str) -> None:
+    """Whoever can write to the store copies the policies' state over the classifiers'."""
+    client = connect(valkey_url, decode_responses=False)
+    name = secrets.token_hex(4)
+    kept = RedisVersions(client, b"secret", POLICIES, prefix=f"test-{name}-p:{{p}}:")
+    models = RedisVersions(client, b"secret", CLASSIFIERS, prefix=f"test-{name}-m:{{p}}:")
+    await publisher(kept).push(A)
+    await client.copy(f"test-{name}-p:{{p}}:state", f"test-{name}-m:{{p}}:state")
+    await client.copy(f"test-{name}-p:{{p}}:documents", f"test-{name}-m:{{p}}:documents")
+    with pytest.raises(NotSealed, match="what is published"):
+        models.opened(await models.raw_state())
+    with pytest.raises(NotSealed, match="the classifier"):
+        await models.document(A.version)
+    await client.aclose()
 
 
 async def test_tallies_of_replicas_add_up_and_count_once(versions: Versions) -> None:

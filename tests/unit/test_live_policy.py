@@ -16,7 +16,8 @@ from policies.published import Published
 from policies.publishing import Document, Publisher
 from policies.schema import Policy
 from policies.versions import Report
-from router.live_policy import RETRY_S, Boot, LivePolicy
+from router.following import RETRY_S
+from router.live_policy import Boot, LivePolicy
 from router.ruling import Ruling
 
 TEXT = """\
@@ -350,7 +351,7 @@ async def test_it_follows_in_the_background_and_ends(replica: Replica, publisher
 
 
 async def test_a_round_that_hangs_is_given_up(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.live_policy.LOOK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("router.following.LOOK_TIMEOUT_S", 0.01)
 
     async def hang() -> bytes:
         await asyncio.sleep(60)
