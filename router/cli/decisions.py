@@ -104,7 +104,8 @@ def _export(ask: Ask, reader: Reader, out: Path) -> None:
     """A page at a time: the log may be larger than memory."""
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     judged, explored = 0, 0
-    with Progress(*bar, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*bar, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading the log")
 
         def decisions() -> Iterator[Decision]:

@@ -86,6 +86,7 @@ def test_an_export_has_every_decision_with_its_feedback(
     result = run("export", "--out", out, "--redis-url", server.url)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"2 decisions in {out}: 1 with feedback, 1 explored\n"
+    assert result.stderr == ""
     assert list(read_decisions(out)) == [full(decision_id="dec-1", score=0.75, tenant="acme"), kept[1]]
 
 
