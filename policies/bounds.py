@@ -74,12 +74,11 @@ class Work:
 
     def _steps_most(self) -> Load:
         step, reply = self.spec.step_tokens, self.longest_reply
-        load = self._replies(1, reply)
-        for done in range(self.spec.max_steps):
-            path = min(done * step, reply)
-            load += self._replies(self.samples, min(step, reply)) + Load(prompt=self.samples * path)
-            load += self._scoring(self.samples, min(path + step, reply))
-        return load
+        paths = [min(done * step, reply) for done in range(self.spec.max_steps)]
+        read = [min(path + step, reply) for path in paths]
+        load = self._replies(1, reply) + self._replies(self.samples * len(paths), min(step, reply))
+        load += Load(prompt=self.samples * sum(paths))
+        return load + self._scoring(self.samples, sum(read), len(paths))
 
     # -- what is expected
 
@@ -128,9 +127,10 @@ class Work:
         """What revisions read beside the prompt: the reply before them, and what is wrong with it."""
         return Load(prompt=(calls - 1) * (reply_tokens + FEEDBACK_TOKENS))
 
-    def _scoring(self, replies: float, reply_tokens: float) -> Load:
+    def _scoring(self, replies: float, reply_tokens: float, rounds: int = 1) -> Load:
         """What scoring this many replies reads and says; nothing where the score comes with the reply.
 
+        In `rounds` of so many replies each, `reply_tokens` is the sum of the rounds' lengths.
         judge: a knockout of pairs, each compared twice with swapped positions.
         """
         match self.spec.scorer:
@@ -140,4 +140,5 @@ class Work:
                 asked, read = 2 * max(0.0, replies - 1), 2 * reply_tokens
             case _:
                 return Load()
-        return Load(asked, asked * (self.prompt_tokens + read + SCORE_TOKENS - 1), asked)
+        calls = rounds * asked
+        return Load(calls, asked * read + calls * (self.prompt_tokens + SCORE_TOKENS - 1), calls)

@@ -59,6 +59,11 @@ _TAIL = re.compile(
     r"(?:much|greatly) appreciated|(?:kind |best )?regards)[ .!?]*$",
     re.IGNORECASE,
 )
+# What `_TAIL` ends with: asking the last word first spares most sentences the search.
+_TAIL_WORD = re.compile(
+    "thanks|lot|much|advance|again|you|kindly|please|cheers|thx|appreciated|regards", re.IGNORECASE
+)
+_END_MARKS = " .!?"
 _SPOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 
@@ -96,10 +101,15 @@ def _bare(sentence: str) -> str:
         start = found.end()
     cut = max(start, len(sentence) - _EDGE)
     edge = sentence[cut:]
-    while tail := _TAIL.search(edge):
+    while _may_end_politely(edge) and (tail := _TAIL.search(edge)):
         mark = edge[-1] if tail.group()[0] == "," and edge[-1] in ".?" else ""
         edge = edge[: tail.start()] + mark
     return sentence[start:cut] + edge
+
+
+def _may_end_politely(edge: str) -> bool:
+    told = edge.rstrip(_END_MARKS)
+    return _TAIL_WORD.fullmatch(told, told.rfind(" ") + 1) is not None
 
 
 def _is_manners(sentence: str) -> bool:

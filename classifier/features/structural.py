@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,14 @@ from classifier.features.text import View
 from classifier.features.tokens import is_number
 from classifier.features.words import COLUMNS_OF, GROUPS, word_set
 
+# Token or word in small letters -> how often it is there.
+Counts = Mapping[str, int]
+
 _OPERATORS = {"+": 0, "-": 1, "−": 1, "*": 2, "×": 2, "x": 2, "X": 2, "/": 3, "÷": 3, "^": 4}
 _OP_NAMES = ("add", "sub", "mul", "div", "pow")
 
+_PRODUCTS = word_set("times multiply multiplied product")
+_SUMS = word_set("plus minus sum add subtract difference")
 _WH = ("what", "which", "who", "where", "when", "why", "how")
 _YES_NO = word_set("is are was were do does did can could will would should has have")
 _SYMBOLS = ("?", "=", "(", "%", "$", "\\", "{", "}", ";", "[", "<", '"', ":", ",", ".", "!", "`", "#", "|")
@@ -54,13 +60,21 @@ AROUND = INDEX["user_turns"]
 def structural(view: View) -> NDArray[np.float64]:
     """The named columns of one conversation, shape (COUNT,), finite; counts of text grow as log(1+n)."""
     tokens, question = view.tokens, view.question
-    words = [token.lower() for token in tokens if token[0].isalpha()]
+    counted = Counter(tokens)
+    words: dict[str, int] = {}
+    numbers: dict[str, int] = {}
+    for token, count in counted.items():
+        if token[0].isalpha():
+            word = token.lower()
+            words[word] = words.get(word, 0) + count
+        elif is_number(token):
+            numbers[token] = count
     values = [
         *_sizes(view, question, words),
-        *_numbers([token for token in tokens if is_number(token)]),
+        *_numbers(numbers),
         *_arithmetic(tokens, words),
         *_word_groups(words),
-        *_question(view, words),
+        *_question(view, tokens, words),
         *_symbols(question),
         *_script(question),
         math.log1p(view.user_turns),
@@ -74,36 +88,43 @@ def structural(view: View) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)
 
 
-def _sizes(view: View, text: str, words: Sequence[str]) -> list[float]:
+def _sizes(view: View, text: str, words: Counts) -> list[float]:
     """What is quoted, and what follows a colon, is looked for within a sentence: their order is free."""
-    lengths = [len(word) for word in words]
+    spoken = sum(words.values())
+    letters = sum(len(word) * count for word, count in words.items())
     quoted = [p for s in view.sentences for p in s.split('"')[1::2]] if '"' in text else ()
     after = [len(s) - s.rfind(":") for s in view.sentences if ":" in s] if ":" in text else ()
     # a line that does not end a sentence: a list, a table, code
     lines = sum(1 for s in view.sentences[:-1] if s[-1:] not in (".", "!", "?"))
     return [
         math.log1p(view.chars),
-        math.log1p(len(words)),
+        math.log1p(spoken),
         math.log1p(lines),
         math.log1p(len(view.sentences) - 1),
-        sum(lengths) / len(lengths) if lengths else 0.0,
-        float(min(max(lengths, default=0), 40)),
+        letters / spoken if spoken else 0.0,
+        float(min(max(map(len, words), default=0), 40)),
         math.log1p(max((len(part) for part in quoted), default=0)),
-        len(set(words)) / len(words) if words else 0.0,
-        float(min(lengths[-1], 40)) if lengths else 0.0,
+        len(words) / spoken if spoken else 0.0,
+        float(min(len(_last_word(view)), 40)),
         math.log1p(max(after) - 1) if after else 0.0,
     ]
 
 
-def _numbers(numbers: Sequence[str]) -> list[float]:
+def _last_word(view: View) -> str:
+    return next((t.lower() for s in reversed(view.spoken) for t in reversed(s) if t[0].isalpha()), "")
+
+
+def _numbers(numbers: Counts) -> list[float]:
     """Sizes are counted in digits before the point: no number is ever parsed, so none is too long."""
-    digits = sorted((_digits(number) for number in numbers), reverse=True)
+    digits = sorted(
+        (size for number, count in numbers.items() for size in repeat(_digits(number), count)), reverse=True
+    )
     return [
         math.log1p(len(digits)),
         float(digits[0]) if digits else 0.0,
         float(digits[1]) if len(digits) > 1 else 0.0,
         math.log1p(sum(digits)),
-        math.log1p(sum(1 for number in numbers if "." in number)),
+        math.log1p(sum(count for number, count in numbers.items() if "." in number)),
     ]
 
 
@@ -112,7 +133,7 @@ def _digits(number: str) -> int:
     return min(len(whole.lstrip("0")) or 1, 20)
 
 
-def _arithmetic(tokens: Sequence[str], words: Sequence[str]) -> list[float]:
+def _arithmetic(tokens: Sequence[str], words: Counts) -> list[float]:
     """Operators by kind, the longest chain of them (in terms) and the digits of its operands."""
     counts = [0] * len(_OP_NAMES)
     terms, longest, last = 0, 0, -10
@@ -130,8 +151,8 @@ def _arithmetic(tokens: Sequence[str], words: Sequence[str]) -> list[float]:
                 size = _digits(side)
                 smallest, largest = min(smallest, size), max(largest, size)
     add, sub, mul, div, power = counts
-    spoken_mul = any(word in ("times", "multiply", "multiplied", "product") for word in words)
-    spoken_sum = any(word in ("plus", "minus", "sum", "add", "subtract", "difference") for word in words)
+    spoken_mul = not _PRODUCTS.isdisjoint(words)
+    spoken_sum = not _SUMS.isdisjoint(words)
     product = mul > 0 or spoken_mul
     other = div + power > 0
     sums = (add + sub > 0 or spoken_sum) and not product and not other
@@ -160,20 +181,31 @@ def _is_operation(tokens: Sequence[str], index: int) -> bool:
     return is_number(left) or is_number(right) or left == ")" or right == "("
 
 
-def _word_groups(words: Sequence[str]) -> list[float]:
+def _word_groups(words: Counts) -> list[float]:
     counts = [0] * len(GROUPS)
-    for word in words:
-        for column in COLUMNS_OF.get(word, ()):
-            counts[column] += 1
+    for word in words.keys() & COLUMNS_OF.keys():
+        for column in COLUMNS_OF[word]:
+            counts[column] += words[word]
     return [math.log1p(count) for count in counts]
 
 
-def _question(view: View, words: Sequence[str]) -> list[float]:
-    present = set(words)
+def _question(view: View, tokens: Sequence[str], words: Counts) -> list[float]:
     begun = any(spoken[0].lower() in _YES_NO for spoken in view.spoken if spoken)
-    how_many = any(a == "how" and b in ("many", "much") for a, b in pairwise(words))
-    flags = [word in present for word in _WH]
+    how_many = "how" in words and ("many" in words or "much" in words) and _asks_how_many(tokens)
+    flags = [word in words for word in _WH]
     return [float(flag) for flag in (*flags, begun, how_many)]
+
+
+def _asks_how_many(tokens: Sequence[str]) -> bool:
+    """Whether "many" or "much" is the next word after some "how"."""
+    after = False
+    for token in tokens:
+        if not token[0].isalpha():
+            continue
+        if after and token.lower() in ("many", "much"):
+            return True
+        after = len(token) == 3 and token.lower() == "how"
+    return False
 
 
 def _symbols(text: str) -> list[float]:

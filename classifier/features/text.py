@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from classifier.features.courtesy import without_manners
 from classifier.features.tokens import MAX_CHARS, bounded, is_number, plain, sentences, tokenize
@@ -41,7 +42,7 @@ class View:
     @property
     def tokens(self) -> list[str]:
         """Of all sentences."""
-        return [token for sentence in self.spoken for token in sentence]
+        return list(chain.from_iterable(self.spoken))
 
 
 def view(messages: Sequence[Mapping[str, str]]) -> View:
