@@ -12,8 +12,11 @@ import json
 import math
 import os
 import shutil
+import struct
 import tempfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +33,26 @@ from classifier.tables import OutcomeTable
 
 FORMAT = 1
 WEIGHTS, CARD, MANIFEST = "weights.npz", "card.json", "MANIFEST.json"
+FILES = (WEIGHTS, CARD, MANIFEST)
 MAX_FILE_BYTES = 256 * 2**20
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+# What zipfile and numpy raise over files that somebody broke or made on purpose.
+_BROKEN = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    tokenize.TokenError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +104,15 @@ def check_place(directory: str | Path) -> None:
 
 
 def load(directory: str | Path) -> Artifact:
-    """Read an artifact.
+    """Read an artifact. Raises as `read_files` and `from_files`."""
+    return from_files(read_files(directory), str(directory))
 
-    Raises ArtifactError if there is none, ArtifactForbidden for pickles, symlinks and unlisted files,
-    ArtifactCorrupt for damage, ArtifactIncompatible for another format or other features.
+
+def read_files(directory: str | Path) -> dict[str, bytes]:
+    """The three files of an artifact by name, not looked into yet.
+
+    Raises ArtifactError if there is none, ArtifactForbidden for pickles, symlinks, unlisted and huge files,
+    ArtifactCorrupt for one that is missing.
     """
     root = Path(directory)
     if not root.is_dir():
@@ -103,16 +128,23 @@ def load(directory: str | Path) -> Artifact:
             )
         if entry.name not in (WEIGHTS, CARD, MANIFEST):
             raise ArtifactForbidden(f"{entry} is not listed in {MANIFEST}; remove it")
-    manifest = _read(root / MANIFEST)
-    digests = _parse_json(MANIFEST, manifest).get("files")
+    return {name: _read(root / name) for name in FILES}
+
+
+def from_files(files: Mapping[str, bytes], where: str) -> Artifact:
+    """An artifact of the contents of its `FILES`; `where` they come from is for messages.
+
+    Raises ArtifactCorrupt for damage, ArtifactForbidden for what unpacks to too much, ArtifactIncompatible
+    for another format or other features.
+    """
+    digests = _parse_json(MANIFEST, files[MANIFEST]).get("files")
     if not isinstance(digests, dict) or set(digests) != {WEIGHTS, CARD}:
         raise ArtifactCorrupt(f"{MANIFEST} must list {WEIGHTS} and {CARD}; train the classifier again")
-    data = {name: _read(root / name) for name in (WEIGHTS, CARD)}
-    for name, content in data.items():
-        if hashlib.sha256(content).hexdigest() != digests[name]:
-            raise ArtifactCorrupt(f"{root / name} differs from {MANIFEST}; copy the artifact again")
-    arms, weights, card = _parse(data[WEIGHTS], data[CARD])
-    return Artifact(arms, weights, card, _version(manifest))
+    for name in (WEIGHTS, CARD):
+        if hashlib.sha256(files[name]).hexdigest() != digests[name]:
+            raise ArtifactCorrupt(f"{where}/{name} differs from {MANIFEST}; copy the artifact again")
+    arms, weights, card = _parse(files[WEIGHTS], files[CARD])
+    return Artifact(arms, weights, card, _version(files[MANIFEST]))
 
 
 def _parse(weights: bytes, card_bytes: bytes) -> tuple[tuple[str, ...], Weights, Mapping[str, Any]]:
@@ -131,14 +163,30 @@ def _parse(weights: bytes, card_bytes: bytes) -> tuple[tuple[str, ...], Weights,
 
 
 def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    """Sizes are looked at before anything is unpacked, and each array's before room is made for it."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(info.file_size for info in archive.infolist()) > MAX_FILE_BYTES:
+            members = archive.infolist()
+            if sum(info.file_size for info in members) > MAX_FILE_BYTES:
                 raise ArtifactForbidden(f"{WEIGHTS} unpacks to more than {MAX_FILE_BYTES >> 20} MiB; refused")
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            return {info.filename.removesuffix(".npy"): _array(archive.read(info)) for info in members}
+    except _BROKEN as error:
         raise ArtifactCorrupt(f"{WEIGHTS} is not a plain npz file ({error}); train again") from error
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    """One .npy of format 1.0, as numpy writes all plain arrays. Raises ValueError."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("it is of another format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("it has objects in it")
+    # numpy makes room for what the header says before it reads what is there
+    if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+        raise ValueError("an array is not as long as its header says")
+    found = np.frombuffer(content, dtype, offset=file.tell())
+    return found.reshape(shape, order="F" if fortran else "C").copy()
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

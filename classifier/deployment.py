@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from ray import serve
+from ray.serve import metrics
 
+from classifier.artifact import Artifact
 from classifier.errors import ArtifactError
 from classifier.predictor import Prediction, Predictor
 
@@ -18,16 +20,44 @@ logger = logging.getLogger(__name__)
 _INLINE_CHARS = 4_096
 
 
+class Booted(Protocol):
+    """What a replica begins with."""
+
+    @property
+    def artifact(self) -> Artifact: ...
+
+
+class Live(Protocol):
+    """Follows what is published; `boots` changes what decides where nothing is."""
+
+    async def start(self) -> None: ...
+    def boots(self, boot: Any) -> None: ...
+
+
+class Following(Protocol):
+    """Makes a `Live`, in the replica; None where published classifiers are not followed. Picklable."""
+
+    def boot(self, place: str | None = None) -> Booted: ...
+    def on_serve(
+        self, boot: Any, apply: Callable[[Artifact], None], refused: Callable[[], None]
+    ) -> Live | None: ...
+
+
 @serve.deployment
 class ClassifierDeployment:
     """One predictor. `artifact` is a directory, None for the one that comes with the package.
 
-    A new artifact is handed in through `user_config: {artifact: DIR}` while serving.
+    A new artifact is handed in through `user_config: {artifact: DIR}` while serving; where one is published,
+    `following` has that one decide.
     """
 
-    def __init__(self, artifact: str | None = None) -> None:
+    def __init__(self, artifact: str | None = None, following: Following | None = None) -> None:
         """Raises ArtifactError: a replica without a classifier must not come up."""
-        self._predictor = Predictor.load(artifact)
+        self._following = following
+        self._live: Live | None = None
+        self._asked = False
+        self._boot = None if following is None else following.boot(artifact)
+        self._predictor = Predictor.load(artifact) if self._boot is None else Predictor(self._boot.artifact)
 
     async def predict(self, messages: Sequence[Mapping[str, str]]) -> Prediction:
         if sum(len(message.get("content") or "") for message in messages) <= _INLINE_CHARS:
@@ -44,12 +74,40 @@ class ClassifierDeployment:
             logger.warning("classifier user_config names no artifact; keeping %s", self._predictor.version)
             return
         try:
-            self._predictor = await asyncio.to_thread(Predictor.load, artifact)
-        except (ArtifactError, OSError, MemoryError) as error:
+            if self._following is None:
+                self._predictor = await asyncio.to_thread(Predictor.load, artifact)
+                return
+            self._boot = await asyncio.to_thread(self._following.boot, artifact)
+        except (ArtifactError, OSError, MemoryError, ValueError) as error:
             logger.error("classifier artifact refused, keeping %s: %s", self._predictor.version, error)
+            return
+        if self._live is None:
+            self._decides(self._boot.artifact)
+        else:
+            self._live.boots(self._boot)
 
     async def check_health(self) -> None:
-        """Called by Serve every few seconds; raises if a prediction does not come out whole."""
+        """Called by Serve every few seconds; raises if a prediction does not come out whole.
+
+        Serve waits for the first before it sends requests: a new replica begins with what is published.
+        """
+        await self._follow()
         prediction = self._predictor.predict([{"role": "user", "content": "1 + 1 = ?"}])
         if set(prediction.p) != set(self._predictor.arms):
             raise RuntimeError("the classifier does not predict all of its arms")
+
+    async def _follow(self) -> None:
+        if self._following is None or self._asked:
+            return
+        self._asked = True
+        refusals = metrics.Counter(
+            "acr_classifier_refused_total",
+            description="published classifiers that this replica did not take; its log says why",
+        )
+        self._live = self._following.on_serve(self._boot, self._decides, lambda: refusals.inc())
+        if self._live is not None:
+            await self._live.start()
+
+    def _decides(self, artifact: Artifact) -> None:
+        """Between two requests; one that is being predicted keeps the predictor that it began with."""
+        self._predictor = Predictor(artifact)

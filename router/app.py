@@ -39,8 +39,10 @@ def _classifier(args: AppConfig) -> serve.Application | None:
         return None
     # Imported where it is used: the ingress of an in-process classifier must not load its deployment.
     from classifier.deployment import ClassifierDeployment
+    from router.model_following import ModelFollowing
 
-    return _options(ClassifierDeployment, "classifier", args.classifier).bind(args.classifier.artifact)
+    deployment = _options(ClassifierDeployment, "classifier", args.classifier)
+    return deployment.bind(args.classifier.artifact, ModelFollowing(args))
 
 
 def _options(

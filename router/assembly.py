@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
-import secrets
-import socket
 from typing import Any
 
 from backends.engines.build import LlamaCppConfig
 from backends.models import DEFAULT_MODEL
-from classifier.artifact import load
+from classifier.artifact import Artifact
 from classifier.encoder import MiniLmEncoder, minilm_folder
-from classifier.predictor import DEFAULT_ARTIFACT, Prediction, Predictor
+from classifier.predictor import Prediction, Predictor
 from policies.batches import Batches
 from policies.keys import LOCAL_KEY_ID, KeyRing
 from policies.ledger import RedisLedger
@@ -28,7 +24,7 @@ from router.cache_store import CacheStore
 from router.config import AppConfig
 from router.decisions.redis_log import RedisDecisionLog
 from router.decisions.writer import DecisionWriter
-from router.drift.gauges import Gauges
+from router.drift.gauges import REFUSED, Gauges
 from router.drift.live import DriftWatch
 from router.estimate import prompt_bytes_per_token
 from router.health import HealthBoard
@@ -37,9 +33,12 @@ from router.http.app import create_app
 from router.idempotency import RedisIdempotency
 from router.leases import RedisLeases
 from router.likes import RedisLikes
+from router.live_model import LiveModel
 from router.live_policy import Boot, LivePolicy
-from router.parts import Classifier, Parts
+from router.model_following import ModelFollowing
+from router.parts import Parts
 from router.pipeline import Pipeline
+from router.replica_name import replica_name
 from router.semantic_cache import SemanticCache
 from router.shared_flight import SharedFlights
 from router.stores import (
@@ -99,6 +98,10 @@ class Assembly:
         The stores need not be up: a replica that waits for them serves when they are.
         """
         boot = await self._boot()
+        following = ModelFollowing(self._config)
+        model = await asyncio.to_thread(following.boot)
+        self._local = LocalClassifier(Predictor(model.artifact)) if self._handle is None else None
+        self._drift = self._watched(model.artifact)
         local = {digest: (tenant, LOCAL_KEY_ID) for digest, tenant in self._config.local_keys.items()}
         store = CacheStore(self._answers, timeout_s=CACHE_TIMEOUT_S)
         cache = RedisCache(store, self._secret, self._config.cache.max_value_bytes)
@@ -112,7 +115,7 @@ class Assembly:
             Parts(
                 policy=boot.policy,
                 keys=KeyRing(boot.policy, local),
-                classifier=await self._classifier(),
+                classifier=self._local or HandleClassifier(self._handle),
                 ledger=RedisLedger(self._budgets, batches=batches),
                 limits=RedisLimits(self._budgets, batches=batches),
                 tiers=self._tiers,
@@ -127,18 +130,26 @@ class Assembly:
                 decisions=self._decisions(),
                 outage_share=outage_share(self._config),
                 board=HealthBoard(capacities(self._config)),
-                drift=await self._drift(),
+                drift=self._drift,
                 tariffs=tariffs(self._config),
             )
         )
         self._live = self._followed(boot, local)
         if self._live is not None:
             await self._live.start()
+        self._model = following(model, self._decides, self._refused)
+        if self._model is not None:
+            await self._model.start()
 
     @property
     def live(self) -> LivePolicy | None:
         """What follows the published policies; None without the shared secret."""
         return self._live
+
+    @property
+    def model(self) -> LiveModel | None:
+        """What follows the published classifiers; None without the shared secret."""
+        return self._model
 
     def app(self) -> Any:
         """The ASGI application; `start` comes first."""
@@ -151,6 +162,8 @@ class Assembly:
             await self._once.aclose()
         if self._live is not None:
             await self._live.aclose()
+        if self._model is not None:
+            await self._model.aclose()
         await self._pipeline.aclose()
         await self._commands.aclose()
         for client in (self._budgets, self._records, self._answers, self._logged):
@@ -189,22 +202,25 @@ class Assembly:
             boot,
             self._pipeline.rule,
             runnable=lambda policy: runnable(policy, self._config),
-            replica=_replica_name(),
+            replica=replica_name(),
             local_keys=local,
             poll_s=self._config.policy_poll_s,
         )
 
-    async def _classifier(self) -> Classifier:
-        if self._handle is not None:
-            return HandleClassifier(self._handle)
-        return LocalClassifier(await asyncio.to_thread(Predictor.load, self._config.classifier.artifact))
+    def _decides(self, artifact: Artifact) -> None:
+        """Another classifier, between two requests; its own deployment follows on its own."""
+        if self._local is not None:
+            self._local.swap(Predictor(artifact))
+        if self._drift is not None:
+            self._drift.follow(artifact)
 
-    async def _drift(self) -> DriftWatch | None:
-        """Raises ArtifactError."""
+    def _refused(self) -> None:
+        if self._gauges is not None:
+            self._gauges.add(REFUSED, 1)
+
+    def _watched(self, artifact: Artifact) -> DriftWatch | None:
         if self._gauges is None:
             return None
-        place = self._config.classifier.artifact
-        artifact = await asyncio.to_thread(load, DEFAULT_ARTIFACT if place is None else place)
         if artifact.weights.reference is None:
             log.warning("drift is not watched: the classifier %s has no reference", artifact.version)
         return DriftWatch(artifact, self._gauges)
@@ -214,6 +230,10 @@ class LocalClassifier:
     """The classifier in this process: inline where it takes less than a thread would."""
 
     def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    def swap(self, predictor: Predictor) -> None:
+        """Requests that are being predicted keep the one that they began with."""
         self._predictor = predictor
 
     async def predict(self, messages: list[dict[str, str]]) -> Prediction:
@@ -231,12 +251,6 @@ class HandleClassifier:
     async def predict(self, messages: list[dict[str, str]]) -> Prediction:
         prediction: Prediction = await self._handle.predict.remote(messages)
         return prediction
-
-
-def _replica_name() -> str:
-    """Host, process and four random digits: for `acr policy watch`."""
-    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:40]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def capacities(config: AppConfig) -> dict[str, int]:

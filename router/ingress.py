@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from router.assembly import Assembly
 from router.config import AppConfig
 from router.drift.gauges import COUNTERS, GAUGES
 from router.errors import Overloaded, TierUnavailable
+from router.serve_logs import log_to_serve
 
 # What a call may take beyond the task's own time: the queue in front of the tier, and its bookkeeping.
 CALL_GRACE_S = 10.0
@@ -143,16 +143,6 @@ class RayGauges:
         self._counters[name].inc(count)
 
 
-def _log_to_serve(*names: str) -> None:
-    """What this service logs (decisions at INFO) goes where Serve's replicas log."""
-    for name in names:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        for handler in logging.getLogger("ray.serve").handlers:
-            logger.addHandler(handler)
-
-
 @serve.deployment
 @serve.ingress()
 class Ingress:
@@ -161,7 +151,7 @@ class Ingress:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: AppConfig, tiers: Mapping[str, Any], classifier: Any = None
     ) -> None:
-        _log_to_serve("acr", "router", "policies", "classifier")
+        log_to_serve("acr", "router", "policies", "classifier")
         self._assembly = Assembly(config, HandleTiers(tiers), classifier, RayGauges())
         await self._assembly.start()
 

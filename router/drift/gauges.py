@@ -11,6 +11,7 @@ OOD = "acr_ood_mean"
 CALIBRATION, NOISE, GAP = "acr_calibration_error", "acr_calibration_noise", "acr_calibration_gap"
 TOKENS, ABOVE = "acr_token_error", "acr_tokens_above_high"
 LABELLED = "acr_decisions_labelled_total"
+REFUSED = "acr_classifier_refused_total"
 LOGGED, DROPPED = "acr_decisions_logged_total", "acr_decisions_dropped_total"
 
 # Name -> what it is, and its label. Features and arms are those of the classifier: no label is a caller's.
@@ -26,6 +27,7 @@ GAUGES: Mapping[str, tuple[str, str | None]] = {
 }
 COUNTERS: Mapping[str, str] = {
     LABELLED: "decisions whose outcome came to be known in this replica",
+    REFUSED: "published classifiers that this replica did not take; its log says why",
     LOGGED: "decisions written to the decision log",
     DROPPED: "decisions lost to it: its store was slow or away, or the replica ended",
 }
