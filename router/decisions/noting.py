@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from math import isnan
 from typing import Any
@@ -19,6 +20,8 @@ from router.lease import Lease
 from router.parts import Parts
 from router.planning import ask_of
 from router.request import Caller, Receipt, RouteRequest
+
+log = logging.getLogger(__name__)
 
 UNKNOWN_TIER = "unknown"
 
@@ -91,7 +94,10 @@ class Notes:
         if parts.decisions is not None:
             parts.decisions.add(decision)
         if parts.drift is not None:
-            parts.drift.add(decision)
+            try:
+                parts.drift.add(decision)
+            except Exception:  # what only watches fails no request
+                log.exception("drift gauges leave decision %s out", self._decision_id)
 
     def record(
         self, end: Mapping[str, Any], policy: Policy, ask: Mapping[str, Any], prompt_bytes: int | None

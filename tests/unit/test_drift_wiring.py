@@ -172,3 +172,15 @@ async def test_the_gauges_are_set_by_the_decisions_themselves_when_it_is_time() 
     now_s = EVERY_S
     await service.pipeline.complete(ACME, request(model="direct"))
     assert gauges.values[named.ROWS, None] == 2
+
+
+async def test_a_watch_that_breaks_fails_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(MemoryGauges):
+        def set(self, name: str, value: float, key: str | None = None) -> None:
+            raise ValueError("no such gauge")
+
+    watch = DriftWatch(load(DEFAULT_ARTIFACT), Broken(), every_s=0.0)
+    service = await start_service(classifier=LocalClassifier(Predictor.load()), policy=ALONE, drift=watch)
+    reply = await service.pipeline.complete(ACME, request(model="direct"))
+    assert reply.choices
+    assert "drift gauges leave decision" in caplog.text
