@@ -120,7 +120,8 @@ def recalibrate(
     # what it is calibrated on is now what it expects to see
     told = [item.messages for item in table.items]
     reference = reference_of_traffic(replace(artifact, weights=weights), told, spent)
-    version = save(out, artifact.arms, replace(weights, reference=reference), card)
+    known = np.union1d(artifact.weights.seen, table.fingerprints())
+    version = save(out, artifact.arms, replace(weights, reference=reference, seen=known), card)
     left = tuple(arm for arm in artifact.arms if arm not in changes)
     return Recalibrated(version, len(table.items), seen, changes, left)
 

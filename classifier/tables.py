@@ -98,6 +98,12 @@ class OutcomeTable:
         digests = [hashlib.sha256(text.encode()).digest()[:8] for text in told]
         return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
 
+    def hold_back(self, share: float) -> tuple[OutcomeTable, OutcomeTable]:
+        """The table without about `share` of its prompts, and those. By the prompt's hash: the same prompt is
+        held back from every table, and stays so when the share grows."""
+        drawn = self.fingerprints().view(np.uint64) < share * 2.0**64
+        return self.subset(np.flatnonzero(~drawn)), self.subset(np.flatnonzero(drawn))
+
     def content_groups(self) -> NDArray[np.intp]:
         """One integer an item, equal for equal conversations: split by it, or copies leak across a split."""
         seen: dict[str, int] = {}

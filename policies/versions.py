@@ -24,7 +24,8 @@ REPORT_TTL_S = 5.0
 class Shelf:
     """One kind of documents: what it is called, where it lies, how many are kept and how far back goes.
 
-    `command` lists them; `context` makes the seals of one shelf mean nothing on another.
+    `command` lists them, the others are in its `group`; `context` makes the seals of one shelf mean nothing
+    on another.
     """
 
     noun: str
@@ -33,6 +34,10 @@ class Shelf:
     context: bytes
     keep: int = KEEP_VERSIONS
     way_back: int = MAX_BEFORE
+
+    @property
+    def group(self) -> str:
+        return self.command.removesuffix(" list")
 
     @property
     def plural(self) -> str:

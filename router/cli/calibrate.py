@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from router.cli.train import HoldOut
+
 
 def calibrate_command(
     artifact: Annotated[Path, typer.Argument(help="Directory of the classifier; it stays as it is.")],
     table: Annotated[Path, typer.Argument(help="Outcome table of prompts that it was not trained on.")],
     out: Annotated[Path, typer.Option(help="Directory of the new artifact.")],
+    hold_out: HoldOut = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits behind the figures.")] = 0,
 ) -> None:
     """Fit only the calibration of a classifier again, on other outcomes, into a new artifact."""
@@ -26,7 +29,7 @@ def calibrate_command(
 
     try:
         date = datetime.now(UTC).date().isoformat()
-        found = recalibrate(load(artifact), read_table(table), out, seed, date)
+        found = recalibrate(load(artifact), read_table(table).hold_back(hold_out)[0], out, seed, date)
     except ClassifierError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from router.cli import decisions, keys, policy
+from router.cli import decisions, keys, models, policy
 from router.cli.ask import ask_command
 from router.cli.calibrate import calibrate_command
 from router.cli.demo import demo_command
@@ -33,6 +33,7 @@ app.command("record")(record_command)
 app.command("drift")(drift_command)
 app.command("model-fetch")(model_command)
 app.add_typer(policy.app, name="policy")
+app.add_typer(models.app, name="model")
 app.add_typer(keys.app, name="keys")
 app.add_typer(decisions.app, name="decisions")
 

@@ -93,7 +93,7 @@ async def resolved(name: str, versions: Versions) -> str:
     boots = {report.boot for report in await versions.reports()}
     if len(boots) != 1:
         held = "no replica runs" if not boots else f"replicas have several: {', '.join(sorted(boots))}"
-        fail(f"the app config's policy decides, and {held}; name a version or a file")
+        fail(f"the app config's {versions.shelf.noun} decides, and {held}; name a version")
     return boots.pop()
 
 

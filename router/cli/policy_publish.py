@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from policies.changing import Change
 from policies.keys import LOCAL_KEY_ID
 from policies.loader import parse_policy, read_text
 from policies.published import Canary, Published, shown
 from policies.publishing import Document, Publisher
 from policies.schema import Policy
-from policies.versions import Report, Versions
 from router.cli.client import fail
+from router.cli.outcome import followed, tell
 from router.cli.policy_store import RedisUrl, published, run, who
-
-POLL_S = 0.05
 
 File = Annotated[Path, typer.Argument(help="The policy file (YAML).", show_default=False)]
 Note = Annotated[str, typer.Option(help="Why, for the history.")]
@@ -93,34 +88,22 @@ async def _push(
         else:
             change = await publisher.push(document, note, force=force)
             said = f"{policy.version} ({policy.name}) is current"
-        _tell(change, said)
-        await _followed(versions, change, wait_s)
+        tell(change, versions.shelf, said)
+        await followed(versions, change, wait_s)
 
 
 async def _rollback(version: str | None, note: str, wait_s: float, redis_url: str | None) -> None:
     async with published(redis_url) as versions:
         change = await Publisher(versions, who()).rollback(version, note)
-        _tell(change, f"{shown(change.after.current)} is current")
-        await _followed(versions, change, wait_s)
+        tell(change, versions.shelf, f"{shown(change.after.current)} is current")
+        await followed(versions, change, wait_s)
 
 
 async def _promote(note: str, wait_s: float, redis_url: str | None) -> None:
     async with published(redis_url) as versions:
         change = await Publisher(versions, who()).promote(note)
-        _tell(change, f"{shown(change.after.current)} is current")
-        await _followed(versions, change, wait_s)
-
-
-def _tell(change: Change, said: str) -> None:
-    if not change.changed:
-        typer.echo(f"{said} already; nothing was changed")
-        return
-    before, after = change.before, change.after
-    typer.echo(f"{said} (change {after.number})")
-    if before.current != after.current:
-        typer.echo(f"before it: {shown(before.current)}; `acr policy rollback` brings it back")
-    if before.canary is not None and after.canary is None and before.canary.version != after.current:
-        typer.echo(f"the canary {before.canary.version} has ended")
+        tell(change, versions.shelf, f"{shown(change.after.current)} is current")
+        await followed(versions, change, wait_s)
 
 
 def _canary(policy: Policy, state: Published) -> str:
@@ -139,27 +122,3 @@ def _side(canary: Canary, tenant: str, keys: list[str]) -> str:
     taken = [key for key in keys if canary.takes(tenant, key)]
     local = ", and this machine's own key" if canary.takes(tenant, LOCAL_KEY_ID) else ""
     return f"{', '.join(taken) or 'none'} of {len(keys)} keys{local}"
-
-
-async def _followed(versions: Versions, change: Change, wait_s: float) -> None:
-    """Say when every replica that runs has taken the change, or which has not and why (exit 1)."""
-    began_s = time.monotonic()
-    while True:
-        reports = await versions.reports()
-        late = [report for report in reports if report.number < change.after.number]
-        if not late or time.monotonic() - began_s >= wait_s:
-            break
-        await asyncio.sleep(POLL_S)
-    if not reports:
-        typer.echo("no replica runs now; those that start will follow")
-        return
-    typer.echo(f"{len(reports) - len(late)} of {len(reports)} replicas follow")
-    troubled = [report for report in reports if report.trouble or report in late]
-    for report in troubled:
-        typer.echo(f"{report.replica}: {trouble(report)}", err=True)
-    if troubled:
-        raise typer.Exit(1)
-
-
-def trouble(report: Report) -> str:
-    return report.trouble or "has not taken it yet; look with `acr policy watch`"

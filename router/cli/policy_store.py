@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from classifier.errors import ClassifierError
 from policies.errors import (
     NotSealed,
     PolicyFileError,
@@ -19,7 +20,7 @@ from policies.errors import (
     StoreUnavailable,
     UnknownVersion,
 )
-from policies.versions import Versions
+from policies.versions import POLICIES, Shelf, Versions
 from router.cli.client import fail
 from router.state import StateDir
 
@@ -34,8 +35,8 @@ RedisUrl = Annotated[
 
 
 @asynccontextmanager
-async def published(redis_url: str | None) -> AsyncIterator[Versions]:
-    """The published policies of the service. Ends the command where store or secret are not known."""
+async def published(redis_url: str | None, shelf: Shelf = POLICIES) -> AsyncIterator[Versions]:
+    """What the service has published on that shelf. Ends the command where store or secret are not known."""
     # Imported here: the commands that need no store start in a blink.
     from policies.redis_versions import RedisVersions
     from policies.store import connect
@@ -51,7 +52,7 @@ async def published(redis_url: str | None) -> AsyncIterator[Versions]:
     except ValueError:
         fail("that is no Redis URL; write redis://HOST:PORT/0, rediss:// or unix://")
     try:
-        yield RedisVersions(client, secret.encode())
+        yield RedisVersions(client, secret.encode(), shelf)
     finally:
         await client.aclose()
 
@@ -73,7 +74,7 @@ def run(work: Coroutine[Any, Any, T], *, if_refused: int = 1) -> T:
         refused(error, if_refused)
     except PublicationRefused as error:
         reject(str(error))
-    except (StoreUnavailable, NotSealed, UnknownVersion) as error:
+    except (StoreUnavailable, NotSealed, UnknownVersion, ClassifierError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

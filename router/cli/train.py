@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train the classifier.", add_completion=False)
 
+HoldOut = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=0.9, help="Share of the prompts to keep out, by their hash, for `acr model promote`."
+    ),
+]
+
 
 @app.command("train")
 def train_command(
@@ -26,6 +33,7 @@ def train_command(
     ],
     out: Annotated[Path, typer.Option(help="Directory of the artifact; one that is there is replaced.")],
     arms: Annotated[str | None, typer.Option(help="Learn these arms alone: a,b,c.")] = None,
+    hold_out: HoldOut = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits: the same seed gives the same files.")] = 0,
 ) -> None:
     """Train a classifier and say how well it does on prompts and families it has not seen."""
@@ -38,11 +46,14 @@ def train_command(
         chosen = None if arms is None else [arm.strip() for arm in arms.split(",") if arm.strip()]
         if chosen == []:
             raise MissingArms(f"--arms {arms!r} names no arm; name some, as in --arms small,large")
-        report = train(read_table(table, chosen), out, seed, date=datetime.now(UTC).date().isoformat())
+        rows, held = read_table(table, chosen).hold_back(hold_out)
+        report = train(rows, out, seed, date=datetime.now(UTC).date().isoformat())
     except ClassifierError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     show(report, Console(markup=False))
+    if hold_out:
+        typer.echo(f"{len(held.items):,} prompts held out, for `acr model promote {out} --table {table}`")
 
 
 def show(report: TrainReport, console: Console) -> None:
