@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +42,18 @@ class Running:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    state = tmp_path_factory.mktemp("state")
+    with served(tmp_path_factory.mktemp("state")) as running:
+        yield running
+
+
+@contextmanager
+def served(state: Path, *options: str) -> Iterator[Running]:
+    """`acr serve` with a state folder of its own, until the `with` ends."""
     log = state / "log"
     env = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "CACHE_REDIS_URL", "ACR_API_KEY")}
     env["ACR_STATE_DIR"] = str(state)
     with log.open("w") as out:
-        command = [Path(sys.executable).with_name("acr"), "serve", "--port", "0"]
+        command = [Path(sys.executable).with_name("acr"), "serve", "--port", "0", *options]
         process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
