@@ -15,7 +15,7 @@ from classifier.errors import ArtifactCorrupt, ArtifactIncompatible
 from classifier.features import COUNT, WIDTH
 from classifier.features.expand import EXPANDED
 from classifier.features.lexical import WORD_BUCKETS
-from classifier.forward import Head, Novelty, TokenHead, Weights
+from classifier.forward import Head, Meaning, Novelty, TokenHead, Weights
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -60,6 +60,7 @@ def to_arrays(weights: Weights) -> dict[str, NDArray[Any]]:
         **({"seen": weights.seen} if weights.seen.size else {}),
         **_confidence_arrays(weights.confidences),
         **reference_arrays(weights.reference),
+        **_meaning_arrays(weights.meaning),
     }
 
 
@@ -75,6 +76,18 @@ def _confidence_arrays(confidences: Mapping[int, Confidence]) -> dict[str, NDArr
         "confidence_centre": np.array([model.centre for model in models]),
         "confidence_inverse": np.array([model.inverse for model in models]),
         "confidence_floor": np.array([model.floor for model in models]),
+    }
+
+
+def _meaning_arrays(meaning: Meaning | None) -> dict[str, NDArray[Any]]:
+    """Names as their bytes: arrays hold numbers alone."""
+    if meaning is None:
+        return {}
+    return {
+        "meaning_encoder": np.array(list(meaning.encoder.encode()), dtype=np.int64),
+        "meaning_digest": np.array(list(bytes.fromhex(meaning.digest)), dtype=np.int64),
+        "meaning_mean": meaning.mean,
+        "meaning_weights": meaning.weights,
     }
 
 
@@ -136,11 +149,23 @@ def from_arrays(arrays: Arrays, arms: int) -> Weights:
         if "seen" in arrays
         else np.empty(0, dtype=np.int64),
         reference=reference_from(reader, arms) if "drift_edges" in arrays else None,
+        meaning=_meaning(reader, arms) if "meaning_weights" in arrays else None,
     )
     unknown = sorted(set(arrays) - reader.seen)
     if unknown:
         raise ArtifactCorrupt(f"unknown arrays {', '.join(unknown)}; train the classifier again")
     return weights
+
+
+def _meaning(reader: _Reader, arms: int) -> Meaning:
+    width = reader.rows("meaning_weights")
+    name = bytes(reader.whole("meaning_encoder", (reader.rows("meaning_encoder"),), 255).tolist())
+    return Meaning(
+        encoder=name.decode("utf-8", "replace"),
+        digest=bytes(reader.whole("meaning_digest", (32,), 255).tolist()).hex(),
+        mean=reader.real("meaning_mean", (width,)),
+        weights=reader.real("meaning_weights", (width, arms)),
+    )
 
 
 def _confidences(reader: _Reader, arms: int) -> dict[int, Confidence]:

@@ -10,14 +10,19 @@ from typing import Any, Protocol
 from ray import serve
 from ray.serve import metrics
 
-from classifier.artifact import Artifact
+from classifier.artifact import Artifact, load
 from classifier.errors import ArtifactError
-from classifier.predictor import Prediction, Predictor
+from classifier.predictor import DEFAULT_ARTIFACT, Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 
 # Up to here a prediction is a fraction of a millisecond; above, it would hold up the event loop.
 _INLINE_CHARS = 4_096
+# Prompts for a sentence encoder: what comes within this time goes through it together.
+BATCH, BATCH_WAIT_S = 16, 0.005
+_PROBE = [{"role": "user", "content": "1 + 1 = ?"}]
+
+Asked = tuple[Predictor, Sequence[Mapping[str, str]]]
 
 
 class Booted(Protocol):
@@ -48,21 +53,25 @@ class ClassifierDeployment:
     """One predictor. `artifact` is a directory, None for the one that comes with the package.
 
     A new artifact is handed in through `user_config: {artifact: DIR}` while serving; where one is published,
-    `following` has that one decide.
+    `following` has that one decide. Prompts for an artifact with a sentence encoder are predicted in batches.
     """
 
     def __init__(self, artifact: str | None = None, following: Following | None = None) -> None:
-        """Raises ArtifactError: a replica without a classifier must not come up."""
+        """Raises ArtifactError, OSError, ImportError: a replica without a classifier must not come up."""
         self._following = following
         self._live: Live | None = None
         self._asked = False
         self._boot = None if following is None else following.boot(artifact)
-        self._predictor = Predictor.load(artifact) if self._boot is None else Predictor(self._boot.artifact)
+        self._predictor = _ready(_loaded(artifact) if self._boot is None else self._boot.artifact)
 
     async def predict(self, messages: Sequence[Mapping[str, str]]) -> Prediction:
+        predictor = self._predictor
+        if predictor.encodes:
+            prediction: Prediction = await self._together((predictor, messages))
+            return prediction
         if sum(len(message.get("content") or "") for message in messages) <= _INLINE_CHARS:
-            return self._predictor.predict(messages)
-        return await asyncio.to_thread(self._predictor.predict, messages)
+            return predictor.predict(messages)
+        return await asyncio.to_thread(predictor.predict, messages)
 
     async def version(self) -> str:
         return self._predictor.version
@@ -75,12 +84,14 @@ class ClassifierDeployment:
             return
         try:
             if self._following is None:
-                self._predictor = await asyncio.to_thread(Predictor.load, artifact)
+                self._predictor = await asyncio.to_thread(lambda: _ready(_loaded(artifact)))
                 return
-            self._boot = await asyncio.to_thread(self._following.boot, artifact)
-        except (ArtifactError, OSError, MemoryError, ValueError) as error:
+            boot = await asyncio.to_thread(self._following.boot, artifact)
+            await asyncio.to_thread(_ready, boot.artifact)
+        except (ArtifactError, OSError, ImportError, MemoryError, ValueError) as error:
             logger.error("classifier artifact refused, keeping %s: %s", self._predictor.version, error)
             return
+        self._boot = boot
         if self._live is None:
             self._decides(self._boot.artifact)
         else:
@@ -92,8 +103,9 @@ class ClassifierDeployment:
         Serve waits for the first before it sends requests: a new replica begins with what is published.
         """
         await self._follow()
-        prediction = self._predictor.predict([{"role": "user", "content": "1 + 1 = ?"}])
-        if set(prediction.p) != set(self._predictor.arms):
+        arms = set(self._predictor.arms)
+        prediction = await self.predict(_PROBE)
+        if set(prediction.p) != arms:
             raise RuntimeError("the classifier does not predict all of its arms")
 
     async def _follow(self) -> None:
@@ -111,3 +123,27 @@ class ClassifierDeployment:
     def _decides(self, artifact: Artifact) -> None:
         """Between two requests; one that is being predicted keeps the predictor that it began with."""
         self._predictor = Predictor(artifact)
+
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
+    async def _together(self, asked: list[Asked]) -> list[Prediction]:
+        return await asyncio.to_thread(predict_together, asked)
+
+
+def predict_together(asked: Sequence[Asked]) -> list[Prediction]:
+    """In the order asked. While the artifact changes a batch has prompts for two: each keeps its own."""
+    found: dict[int, Prediction] = {}
+    for predictor in {id(each): each for each, _ in asked}.values():
+        mine = [at for at, (each, _) in enumerate(asked) if each is predictor]
+        found.update(zip(mine, predictor.predict_all([asked[at][1] for at in mine]), strict=True))
+    return [found[at] for at in range(len(asked))]
+
+
+def _loaded(place: str | None) -> Artifact:
+    return load(DEFAULT_ARTIFACT if place is None else place)
+
+
+def _ready(artifact: Artifact) -> Predictor:
+    """Whose encoder, if it asks one, is loaded: that would hold up the first request otherwise."""
+    predictor = Predictor(artifact)
+    predictor.predict(_PROBE)
+    return predictor

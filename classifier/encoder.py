@@ -42,6 +42,9 @@ class HashingEncoder:
     def __init__(self, dimensions: int = 256) -> None:
         self._dimensions = dimensions
 
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.name} {self._dimensions}".encode()).hexdigest()
+
     def encode(self, texts: Sequence[str]) -> list[Vector | None]:
         return [self._one(text) for text in texts]
 
@@ -72,6 +75,24 @@ class MiniLmEncoder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loaded: tuple[Any, Any] | None = None
+        self._digest: str | None = None
+
+    def digest(self) -> str:
+        """64 hex digits, the sha256 of the weights and of the tokenizer.
+
+        Raises ModuleNotFoundError, OSError where they cannot be read.
+        """
+        if self._digest is not None:
+            return self._digest
+        folder = minilm_folder()
+        if folder is None:
+            raise ModuleNotFoundError(f"install the package {MINILM_PACKAGE}")
+        whole = hashlib.sha256()
+        for name in ("model.safetensors", "tokenizer.json"):
+            with (folder / name).open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        self._digest = whole.hexdigest()
+        return self._digest
 
     def encode(self, texts: Sequence[str]) -> list[Vector | None]:
         import torch
@@ -110,10 +131,12 @@ class MiniLmEncoder:
         with self._lock:
             if self._loaded is None:
                 from transformers import AutoModel, AutoTokenizer
+                from transformers.utils import logging as chatter
 
                 folder = minilm_folder()
                 if folder is None:
                     raise ModuleNotFoundError(f"install the package {MINILM_PACKAGE}")
+                chatter.disable_progress_bar()  # type: ignore[no-untyped-call]
                 tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
                 model = AutoModel.from_pretrained(folder, local_files_only=True)
                 self._loaded = tokenizer, model.eval()

@@ -103,6 +103,24 @@ class Novelty:
         return float(mass[self.rare[buckets[:words]]].sum()) / total if total else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What vectors of sentences add to the arms' logits: `weights` (d, arms) times vector less `mean` (d,).
+
+    `encoder` and `digest` name the encoder, and the sha256 of its weights.
+    """
+
+    encoder: str
+    digest: str
+    mean: Matrix
+    weights: Matrix
+
+    def logits(self, vectors: Matrix) -> Matrix:
+        """(n, d) -> (n, arms). A row of zeros, which the encoder could not see, adds nothing."""
+        seen = vectors.any(axis=1, keepdims=True)
+        return np.asarray(np.where(seen, vectors - self.mean, 0.0) @ self.weights)
+
+
 def nearest(points: Matrix, prototypes: Matrix) -> tuple[NDArray[np.intp], Matrix]:
     """Index of and Euclidean distance to the nearest prototype (k, d) of each point (n, d)."""
     lengths = np.sum(points * points, axis=1)[:, None] + np.sum(prototypes * prototypes, axis=1)
@@ -119,7 +137,8 @@ class Weights:
     `intercept` (2 arms,); `typical_tokens` (arms,) orders the arms by cost. `confidences` by index of the
     arm, for those that draw one sample; empty in artifacts from before there were any. `seen`: fingerprints
     of the training prompts (`OutcomeTable.fingerprints`), ascending; serving does not look at them.
-    `reference` says what traffic to expect; None in artifacts from before there was one.
+    `reference` says what traffic to expect; None in artifacts from before there was one. `meaning`: the
+    opinion of a sentence encoder, for those trained with one.
     """
 
     mean: Matrix
@@ -134,6 +153,7 @@ class Weights:
     confidences: Mapping[int, Confidence] = field(default_factory=dict)
     seen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     reference: Reference | None = None
+    meaning: Meaning | None = None
 
     @property
     def arms(self) -> int:

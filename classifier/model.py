@@ -17,11 +17,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from classifier.calibration import Method, choose_calibrator
 from classifier.design import Design
+from classifier.encoded import apart
 from classifier.errors import OneClassOnly, TooFewItems
 from classifier.features import COUNT, WIDTH
 from classifier.forward import Head, Weights
 from classifier.ladders import contradicted, ladders_from_names
 from classifier.logistic import Linear, Rotated, fit_arms
+from classifier.meaning_fit import fit_meaning
 from classifier.novelty import fit_novelty, rare_shares
 from classifier.search import Fold, Grid, log_loss, search
 from classifier.stacking import fit_stack
@@ -36,6 +38,8 @@ _MANY = 5_000
 class ArmClassifier(BaseEstimator):  # type: ignore[misc]
     """Calibrated p(success) of every arm, from raw features `X` (n, COUNT + WIDTH) of `feature_matrix`.
 
+    Vectors of a sentence encoder may stand beside them (`meaning.Encoded`): a third opinion.
+
     Parameters: `arms` names the columns of y (default "0", "1", ...). `groups` are ladders of arm names
     that must not lose by drawing more samples: "names" reads them off the names, None has none.
     `rank` bounds the directions kept of the hashed words. `cs`, `pulls`, `lexical_scales` are the grids
@@ -45,7 +49,7 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
     the base rate on prompts unlike any other. `one_class` says what an arm that is always right or wrong
     does: "raise" OneClassOnly, or fall back on its smoothed base "rate".
 
-    Fitted: `arms_`, `strength_`, `design_`, `linear_`, `words_`, `words_c_`, `stack_`, `head_`,
+    Fitted: `arms_`, `strength_`, `design_`, `linear_`, `words_`, `words_c_`, `stack_`, `meaning_`, `head_`,
     `token_linear_`, `token_head_`, `novelty_`, `typical_tokens_`, `cv_loss_` (out-of-fold log loss a
     candidate tried).
     """
@@ -105,14 +109,17 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         groups = np.arange(len(scores)) if item_groups is None else np.asarray(item_groups)
         # One thread: these products are too thin to share, and the result is the same on any machine.
         with threadpool_limits(limits=1):
-            self._fit(x, scores, counts, self._split(groups))
+            self._fit(x, scores, counts, self._split(groups), apart(X)[1])
         return self
 
     def predict_proba(self, X: sparse.csr_matrix) -> Matrix:
         """(n, arms) calibrated p(success)."""
         check_is_fitted(self)
         x = _checked(X)
-        return self.head_.probabilities(self._logits(x), self.novelty(x))
+        logits = self._logits(x)
+        if self.meaning_ is not None:
+            logits = self.meaning_.blend(logits, apart(X)[1])
+        return self.head_.probabilities(logits, self.novelty(x))
 
     def predict_tokens(self, X: sparse.csr_matrix) -> tuple[Matrix, Matrix]:
         """(n, arms) expected completion tokens, and their 95 % quantile."""
@@ -148,6 +155,9 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
             stack.blend(lexical, words.weights),
             stack.blend(intercept[None], words.intercept[None])[0] + stack.offset,
         )
+        meaning = None
+        if self.meaning_ is not None:
+            maps[0], meaning = self.meaning_.export(*maps[0])
         return Weights(
             mean=self.design_.mean,
             inverse=self.design_.inverse,
@@ -158,9 +168,17 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
             head=self.head_,
             token_head=self.token_head_,
             novelty=self.novelty_,
+            meaning=meaning,
         )
 
-    def _fit(self, x: sparse.csr_matrix, scores: Matrix, tokens: Matrix, folds: list[Fold]) -> None:
+    def _fit(
+        self,
+        x: sparse.csr_matrix,
+        scores: Matrix,
+        tokens: Matrix,
+        folds: list[Fold],
+        vectors: Matrix | None,
+    ) -> None:
         self.design_ = Design.fit(x, self.rank, self.random_state)
         grid = Grid(self.cs, self.pulls, self.lexical_scales)
         self.strength_, out_of_fold, self.cv_loss_ = search(self.design_, x, scores, folds, grid)
@@ -169,6 +187,9 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         self.words_, self.words_c_, by_words = self._fit_words(x, scores, folds)
         self.stack_ = fit_stack(out_of_fold, by_words, scores)
         out_of_fold = self.stack_.blend(out_of_fold, by_words) + self.stack_.offset
+        self.meaning_ = None
+        if vectors is not None:
+            self.meaning_, out_of_fold = fit_meaning(out_of_fold, vectors, scores, folds)
         self.head_ = self._fit_head(out_of_fold, scores, folds)
         self.token_linear_, self.token_head_ = fit_tokens(z, tokens, folds)
         self.typical_tokens_ = np.nan_to_num(_column_means(tokens))
@@ -249,9 +270,10 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
 
 
 def _checked(x: sparse.csr_matrix) -> sparse.csr_matrix:
-    if x.ndim != 2 or x.shape[1] != COUNT + WIDTH:
+    """The raw features, without the vectors beside them."""
+    if x.ndim != 2 or x.shape[1] < COUNT + WIDTH:
         raise ValueError(f"X must be (n, {COUNT + WIDTH}) from feature_matrix, got shape {x.shape}")
-    return sparse.csr_matrix(x)
+    return apart(sparse.csr_matrix(x))[0]
 
 
 def _refuse_one_class(names: Sequence[str], scores: Matrix) -> None:

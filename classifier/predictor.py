@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from classifier.artifact import Artifact, load
 from classifier.confidence import Confidence, SampleFacts
@@ -14,6 +15,7 @@ from classifier.features import extract
 from classifier.features.expand import expand
 from classifier.features.structural import INDEX
 from classifier.forward import standardise
+from classifier.meaning import PinnedEncoder, Sentences, encoder_for
 
 DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts" / "smollm2-135m"
 _NOTHING_ASKED = INDEX["nothing_asked"]
@@ -49,17 +51,26 @@ class Prediction:
 class Predictor:
     """A loaded classifier. It never changes, so any number of threads may share it."""
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, encoder: PinnedEncoder | None = None) -> None:
+        """`encoder` is for artifacts that ask for one, the installed one by default; loaded when first used.
+
+        Raises ArtifactIncompatible where it is not installed, or not the one of the training.
+        """
         self._arms = artifact.arms
         self._weights = artifact.weights
         self._version = artifact.version
         named = artifact.weights.confidences.items()
         self._confidences = {artifact.arms[arm]: model for arm, model in named}
+        meaning = artifact.weights.meaning
+        self._sentences = None if meaning is None else Sentences(encoder_for(meaning, encoder))
         self._cheapest = int(np.argmin(artifact.weights.typical_tokens))
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Predictor:
-        """Load a directory, by default the one that comes with the package; raises ArtifactError."""
+        """Load a directory, by default the one that comes with the package.
+
+        Raises ArtifactError, of which ArtifactIncompatible where it asks an encoder that is not installed.
+        """
         return cls(load(DEFAULT_ARTIFACT if path is None else path))
 
     @property
@@ -70,14 +81,33 @@ class Predictor:
     def version(self) -> str:
         return self._version
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it asks a sentence encoder: tens of milliseconds a prompt, fewer in batches."""
+        return self._sentences is not None
+
     def predict(self, messages: Sequence[Mapping[str, str]]) -> Prediction:
         """Predict for a conversation of {role, content}; odd or huge content is read as far as it goes."""
+        return self.predict_all([messages])[0] if self._sentences else self._predict(messages, None)
+
+    def predict_all(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prediction]:
+        """The same for each, in one pass of the encoder where there is one."""
+        if self._sentences is None:
+            return [self._predict(messages, None) for messages in conversations]
+        vectors = self._sentences.vectors(conversations)
+        return [self._predict(*each) for each in zip(conversations, vectors, strict=True)]
+
+    def _predict(
+        self, messages: Sequence[Mapping[str, str]], vector: NDArray[np.float32] | None
+    ) -> Prediction:
         weights, arms = self._weights, len(self._arms)
         features = extract(messages)
         structural = features.structural[None]
         columns = standardise(expand(structural), weights.mean, weights.inverse)[0]
         scores = columns @ weights.structural + weights.intercept
         scores += features.values @ weights.lexical[features.buckets]
+        if weights.meaning is not None and vector is not None:
+            scores[:arms] += weights.meaning.logits(vector[None].astype(np.float64))[0]
         share = weights.novelty.rare_share(features.buckets, features.values)
         ood = weights.novelty.score(structural, np.array([share]))
         p = weights.head.probabilities(scores[None, :arms], ood)[0]

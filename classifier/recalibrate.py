@@ -15,11 +15,13 @@ from sklearn.model_selection import GroupKFold
 from classifier.artifact import Artifact, check_place, save
 from classifier.calibration import brier, choose_calibrator, ece, ece_floor
 from classifier.drift.of_training import reference_of_traffic
+from classifier.encoded import encode
 from classifier.errors import ArmsDiffer, TooFewItems
 from classifier.features import COUNT
 from classifier.features.expand import expand
 from classifier.features.matrix import feature_matrix
 from classifier.forward import Head, Weights, standardise
+from classifier.meaning import encoder_for
 from classifier.novelty import rare_shares
 from classifier.tables import MIN_ITEMS, MIN_ITEMS_PER_ARM, OutcomeTable
 
@@ -75,7 +77,11 @@ def recalibrate(
     table.check_enough()
     check_place(out)
     table.only_arms(common).check_two_classes()
-    logits, ood = _forward(artifact.weights, feature_matrix([item.messages for item in table.items]))
+    told = [item.messages for item in table.items]
+    logits, ood = _forward(artifact.weights, feature_matrix(told))
+    meaning = artifact.weights.meaning
+    if meaning is not None:
+        logits += meaning.logits(encode(told, encoder_for(meaning)).vectors)
     groups = table.content_groups()
     count = min(_FOLDS, len(np.unique(groups)))
     folds = list(GroupKFold(count, shuffle=True, random_state=seed).split(logits, groups=groups))
@@ -118,7 +124,6 @@ def recalibrate(
     for arm in common:
         spent[:, artifact.arms.index(arm)] = table.tokens[:, table.arms.index(arm)]
     # what it is calibrated on is now what it expects to see
-    told = [item.messages for item in table.items]
     reference = reference_of_traffic(replace(artifact, weights=weights), told, spent)
     known = np.union1d(artifact.weights.seen, table.fingerprints())
     version = save(out, artifact.arms, replace(weights, reference=reference, seen=known), card)

@@ -41,8 +41,13 @@ class Stack:
         return told
 
 
-def fit_stack(first: Matrix, second: Matrix, scores: Matrix) -> Stack:
-    """From out-of-fold logits (n, arms) and scores in [0, 1], NaN where missing; log loss."""
+def fit_stack(
+    first: Matrix, second: Matrix, scores: Matrix, start: tuple[float, float, float, float] = _START
+) -> Stack:
+    """From out-of-fold logits (n, arms) and scores in [0, 1], NaN where missing; log loss.
+
+    `start`: the weights that few prompts fall back to, both opinions' on difficulty, then both on distances.
+    """
     known = ~np.isnan(scores)
     y = np.where(known, scores, 0.0)
     parts = []
@@ -51,17 +56,17 @@ def fit_stack(first: Matrix, second: Matrix, scores: Matrix) -> Stack:
         parts.append((np.broadcast_to(middle, opinion.shape), opinion - middle))
     pieces = (parts[0][0], parts[1][0], parts[0][1], parts[1][1])
     arms = scores.shape[1]
-    start = np.concatenate([_START, np.zeros(arms)])
+    before = np.concatenate([start, np.zeros(arms)])
     penalty = np.concatenate([np.full(4, _PENALTY), np.full(arms, _OFFSET_PENALTY)])
 
     def objective(theta: Matrix) -> tuple[float, Matrix]:
         f = sum((w * piece for w, piece in zip(theta[:4], pieces, strict=True)), start=theta[4:][None])
-        away = theta - start
+        away = theta - before
         loss = float(np.sum(known * (np.logaddexp(0.0, f) - y * f)) + 0.5 * penalty @ (away * away))
         error = known * (expit(f) - y)
         slope = np.array([float(np.sum(error * piece)) for piece in pieces])
         return loss, np.concatenate([slope, error.sum(axis=0)]) + penalty * away
 
     bounds = [(0.0, _MOST)] * 4 + [(None, None)] * arms
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    found = minimize(objective, before, jac=True, method="L-BFGS-B", bounds=bounds).x
     return Stack(found[:2].copy(), found[2:4].copy(), found[4:].copy())

@@ -18,6 +18,7 @@ from classifier.artifact import check_place, save
 from classifier.calibration import brier
 from classifier.confidence_fit import fit_confidences
 from classifier.drift.of_training import reference_of_training
+from classifier.encoded import Encoded
 from classifier.evaluate import FrontierRow, arm_metrics, frontier
 from classifier.features.matrix import feature_matrix
 from classifier.model import ArmClassifier
@@ -78,17 +79,21 @@ class _HeldOut:
         return cls(np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan))
 
 
-def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainReport:
+def train(
+    table: OutcomeTable, out: str | Path, seed: int, date: str, encoded: Encoded | None = None
+) -> TrainReport:
     """Hold out, measure, fit on everything, save to `out`; the same arguments give the same files.
 
     A quarter of the prompts is held out (each quarter in turn where there are few), grouped by content;
     with three families or more each is left out too, which also decides how far prompts unlike any other are
-    distrusted. `date` goes on the card. Raises TableError if the table cannot be learnt from, ArtifactError
-    if `out` cannot be written.
+    distrusted. `date` goes on the card. `encoded`: the prompts' vectors, for a third opinion.
+    Raises TableError if the table cannot be learnt from, ArtifactError if `out` cannot be written.
     """
     table.check_trainable()
     check_place(out)
     x = feature_matrix([item.messages for item in table.items])
+    if encoded is not None:
+        x = encoded.beside(x)
     groups = table.content_groups()
     held_out, strength = _hold_out_items(table, x, groups, seed)
     families, distrust = _hold_out_families(table, x, groups, strength, seed)
@@ -99,7 +104,7 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
     confidence = fit_confidences(table, held_out.p, groups, seed)
     base_rates = dict(zip(table.arms, np.nanmean(table.scores, axis=0).tolist(), strict=True))
     typical = dict(zip(table.arms, model.typical_tokens_.tolist(), strict=True))
-    card = {
+    card: dict[str, Any] = {
         "date": date,
         "seed": seed,
         "table_sha256": table.sha256,
@@ -122,9 +127,14 @@ def train(table: OutcomeTable, out: str | Path, seed: int, date: str) -> TrainRe
             "scikit-learn": sklearn.__version__,
         },
     }
+    exported = model.export()
+    if encoded is not None and model.meaning_ is not None:
+        card["encoder"] = {"name": encoded.encoder, "sha256": encoded.digest, "c": model.meaning_.c}
+        card["stack"]["meaning"] = [model.meaning_.stack.common[1], model.meaning_.stack.apart[1]]
     judges = {table.arms.index(arm): judge for arm, judge in confidence.models.items()}
     weights = replace(
-        model.export(),
+        exported,
+        meaning=encoded.named(exported.meaning) if encoded is not None else None,
         confidences=judges,
         seen=np.unique(table.fingerprints()),
         reference=reference_of_training(model, held_out.models, x, table.tokens),

@@ -227,7 +227,10 @@ class Assembly:
 
 
 class LocalClassifier:
-    """The classifier in this process: inline where it takes less than a thread would."""
+    """The classifier in this process: inline where it takes less than a thread would.
+
+    One that asks an encoder works too, one prompt at a time; its deployment takes them in batches.
+    """
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
@@ -237,7 +240,8 @@ class LocalClassifier:
         self._predictor = predictor
 
     async def predict(self, messages: list[dict[str, str]]) -> Prediction:
-        if sum(len(message["content"]) for message in messages) <= INLINE_CHARS:
+        short = sum(len(message["content"]) for message in messages) <= INLINE_CHARS
+        if short and not self._predictor.encodes:
             return self._predictor.predict(messages)
         return await asyncio.to_thread(self._predictor.predict, messages)
 

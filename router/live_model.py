@@ -11,6 +11,7 @@ from pathlib import Path
 
 from classifier.artifact import Artifact, load
 from classifier.errors import ArmsDiffer, ArtifactForbidden, ClassifierError
+from classifier.meaning import encoder_for
 from classifier.packed import pack, unpack
 from classifier.predictor import DEFAULT_ARTIFACT
 from policies.errors import PolicyError, StoreUnavailable
@@ -128,6 +129,8 @@ class LiveModel(Follower):
         text = await self._versions.document(version)
         artifact = (await asyncio.to_thread(unpack, text, version)).artifact
         check_arms(artifact, await self._arms())
+        if artifact.weights.meaning is not None:
+            await asyncio.to_thread(encoder_for, artifact.weights.meaning)
         return artifact
 
     def _swap(self, artifact: Artifact) -> None:

@@ -14,6 +14,8 @@ from rich.table import Column, Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from classifier.encoded import Encoded
+    from classifier.tables import OutcomeTable
     from classifier.train import TrainReport
 
 app = typer.Typer(help="Train the classifier.", add_completion=False)
@@ -35,6 +37,9 @@ def train_command(
     arms: Annotated[str | None, typer.Option(help="Learn these arms alone: a,b,c.")] = None,
     hold_out: HoldOut = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits: the same seed gives the same files.")] = 0,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="Ask a sentence encoder too (slow; see docs/embedding.md).")
+    ] = False,
 ) -> None:
     """Train a classifier and say how well it does on prompts and families it has not seen."""
     # scikit-learn takes a second to import: not before it is needed
@@ -47,13 +52,30 @@ def train_command(
         if chosen == []:
             raise MissingArms(f"--arms {arms!r} names no arm; name some, as in --arms small,large")
         rows, held = read_table(table, chosen).hold_back(hold_out)
-        report = train(rows, out, seed, date=datetime.now(UTC).date().isoformat())
+        encoded = _encoded(rows, out) if embedding else None
+        report = train(rows, out, seed, datetime.now(UTC).date().isoformat(), encoded)
     except ClassifierError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     show(report, Console(markup=False))
     if hold_out:
         typer.echo(f"{len(held.items):,} prompts held out, for `acr model promote {out} --table {table}`")
+
+
+def _encoded(table: OutcomeTable, out: Path) -> Encoded:
+    """Raises TableError and ArtifactError as `train` would, ArtifactIncompatible without the extra."""
+    from rich.progress import Progress
+
+    from classifier.artifact import check_place
+    from classifier.encoded import encode
+    from classifier.meaning import installed_encoder
+
+    encoder = installed_encoder()
+    table.check_trainable()
+    check_place(out)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("encoding prompts", total=len(table.items))
+        return encode([item.messages for item in table.items], encoder, lambda n: progress.advance(task, n))
 
 
 def show(report: TrainReport, console: Console) -> None:

@@ -7,14 +7,17 @@ import json
 import logging
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from classifier.artifact import Artifact
+from classifier.artifact import Artifact, save
 from classifier.errors import ArmsDiffer
-from classifier.packed import Packed
+from classifier.forward import Meaning
+from classifier.packed import Packed, pack
 from policies.changing import Changes
 from policies.errors import StoreUnavailable
 from policies.memory_versions import MemoryVersions
@@ -23,6 +26,7 @@ from router.following import RETRY_S
 from router.live_model import BootModel, LiveModel, boot_model, check_arms
 from router.model_publishing import ModelPublisher
 from tests.artifacts import ARMS, packed, write_artifact
+from tests.unit.test_artifact import some_weights
 
 OTHER_ARMS = ("a", "b", "c")
 
@@ -333,3 +337,14 @@ def test_an_app_config_s_own_that_is_too_large_to_be_published_still_serves(
 
 def test_changes_of_classifiers_are_those_of_policies() -> None:
     assert issubclass(ModelPublisher, Changes)
+
+
+async def test_one_whose_sentence_encoder_is_missing_is_refused(
+    replica: Replica, publisher: ModelPublisher, boot: Packed, tmp_path: Path
+) -> None:
+    said = Meaning("an encoder of tomorrow", "0" * 64, np.zeros(4), np.zeros((4, len(ARMS))))
+    save(tmp_path / "asks", ARMS, replace(some_weights(3), meaning=said), {})
+    await publish(publisher, pack(tmp_path / "asks"))
+    assert await replica.look() == boot.version
+    assert (replica.refusals, replica.applied) == (1, [])
+    assert "an encoder of tomorrow" in (await replica.report()).trouble
