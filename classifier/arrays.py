@@ -57,6 +57,7 @@ def to_arrays(weights: Weights) -> dict[str, NDArray[Any]]:
         "novelty_radii": novelty.radii,
         "novelty_rare": novelty.rare.astype(np.int64),
         "novelty_rare_limit": np.array(novelty.rare_limit),
+        "novelty_ramps": np.array([novelty.known, novelty.unknown, novelty.rare_to]),
         **({"seen": weights.seen} if weights.seen.size else {}),
         **_confidence_arrays(weights.confidences),
         **reference_arrays(weights.reference),
@@ -133,6 +134,7 @@ def from_arrays(arrays: Arrays, arms: int) -> Weights:
         radii=reader.real("novelty_radii", (kinds,), 1e-9),
         rare=reader.whole("novelty_rare", (WORD_BUCKETS,), 1).astype(np.bool_),
         rare_limit=float(reader.real("novelty_rare_limit", (), 0.0, 1.0)),
+        **_ramps(reader, arrays),
     )
     weights = Weights(
         mean=reader.real("mean", (EXPANDED,)),
@@ -166,6 +168,16 @@ def _meaning(reader: _Reader, arms: int) -> Meaning:
         mean=reader.real("meaning_mean", (width,)),
         weights=reader.real("meaning_weights", (width, arms)),
     )
+
+
+def _ramps(reader: _Reader, arrays: Arrays) -> dict[str, float]:
+    """Artifacts from before ramps were learnt have none."""
+    if "novelty_ramps" not in arrays:
+        return {}
+    known, unknown, rare_to = reader.real("novelty_ramps", (3,), 0.0).tolist()
+    if unknown <= known or rare_to <= 0.0:
+        raise ArtifactCorrupt("array 'novelty_ramps' does not rise; train the classifier again")
+    return {"known": known, "unknown": unknown, "rare_to": rare_to}
 
 
 def _confidences(reader: _Reader, arms: int) -> dict[int, Confidence]:

@@ -18,10 +18,9 @@ Matrix = NDArray[np.float64]
 
 # No column may weigh more than this many deviations: a 10 MB prompt is long, not infinitely hard.
 _CLIP = 5.0
-# Radii from the nearest kind of training prompt. Held-out prompts of known kinds lie within 1.5, known tasks
-# in new words between 2 and 5, tasks left out between 3 and 8: the overlap is given to the known tasks, where
-# the model is worth far more than the base rate.
-_KNOWN, _UNKNOWN = 2.5, 6.5
+# Radii from the nearest kind of training prompt, where no kinds could be left out to learn them: held-out
+# prompts of known kinds lie within 1.5, known tasks in new words between 2 and 5.
+KNOWN, UNKNOWN = 2.5, 6.5
 
 
 def standardise(columns: Matrix, mean: Matrix, inverse: Matrix) -> Matrix:
@@ -75,10 +74,11 @@ class TokenHead:
 class Novelty:
     """How unlike every kind of training prompt one is, from 0 to 1; of two signs the stronger counts.
 
-    Shape: 0 within 2.5 radii of the nearest kind, 1 from 6.5. `prototypes` (k, COUNT) are means of kinds of
-    prompts in standardised named columns (a diagonal Mahalanobis distance), `radii` (k,) hold 95 % of each
-    kind's own prompts. Words: the share of a prompt's lexical mass in buckets that are `rare` (WORD_BUCKETS,)
-    in training, 0 up to `rare_limit`, which 95 % of the training prompts keep to, and 1 for all of it.
+    Shape: 0 within `known` radii of the nearest kind, 1 from `unknown`. `prototypes` (k, COUNT) are means of
+    kinds of prompts in standardised named columns (a diagonal Mahalanobis distance), `radii` (k,) hold 95 %
+    of each kind's own prompts. Words: the share of a prompt's lexical mass in buckets that are `rare`
+    (WORD_BUCKETS,) in training, 0 up to `rare_limit`, which 95 % of the training prompts keep to, and 1 from
+    `rare_to` of the way from there to all of it. Where the ramps lie is learnt (`distrust`).
     """
 
     mean: Matrix
@@ -87,13 +87,23 @@ class Novelty:
     radii: Matrix
     rare: NDArray[np.bool_]
     rare_limit: float
+    known: float = KNOWN
+    unknown: float = UNKNOWN
+    rare_to: float = 1.0
 
     def score(self, structural: Matrix, rare_share: Matrix) -> Matrix:
         """(n, COUNT) raw named columns and (n,) shares in [0, 1] -> (n,) in [0, 1]."""
+        return self.ramp(*self.signs(structural, rare_share))
+
+    def signs(self, structural: Matrix, rare_share: Matrix) -> tuple[Matrix, Matrix]:
+        """(n,) radii from the nearest kind, and (n,) how far words are rarer than usual, at most 1."""
         at, distance = nearest(standardise(structural, self.mean, self.inverse), self.prototypes)
-        shape = (distance / self.radii[at] - _KNOWN) / (_UNKNOWN - _KNOWN)
-        words = (rare_share - self.rare_limit) / max(1.0 - self.rare_limit, 1e-9)
-        return np.clip(np.maximum(shape, words), 0.0, 1.0)
+        return distance / self.radii[at], (rare_share - self.rare_limit) / max(1.0 - self.rare_limit, 1e-9)
+
+    def ramp(self, shape: Matrix, rare: Matrix) -> Matrix:
+        """(n,) of both signs -> (n,) in [0, 1]."""
+        by_shape = (shape - self.known) / (self.unknown - self.known)
+        return np.clip(np.maximum(by_shape, rare / self.rare_to), 0.0, 1.0)
 
     def rare_share(self, buckets: NDArray[np.intp], values: Matrix) -> float:
         """Share of one prompt's squared word values that lies in rare buckets; 1 without words."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import replace
 from typing import Literal
 
@@ -17,6 +16,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from classifier.calibration import Method, choose_calibrator
 from classifier.design import Design
+from classifier.distrust import Held, kind_folds, kinds_of, learn_distrust
 from classifier.encoded import apart
 from classifier.errors import OneClassOnly, TooFewItems
 from classifier.features import COUNT, WIDTH
@@ -46,8 +46,9 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
     of the grouped cross-validation over `folds`; `word_cs` is that of the words' own opinion (of many
     prompts only its last is tried). `calibration` is a method or "auto". `prior_rows` is how
     many rows the base rate is worth against an arm's own fit. `distrust` in [0, 1] is how far p goes back to
-    the base rate on prompts unlike any other. `one_class` says what an arm that is always right or wrong
-    does: "raise" OneClassOnly, or fall back on its smoothed base "rate".
+    the base rate on prompts unlike any other; "learn" leaves kinds of prompts out to see how far, and from
+    where on. `one_class` says what an arm that is always right or wrong does: "raise" OneClassOnly, or fall
+    back on its smoothed base "rate".
 
     Fitted: `arms_`, `strength_`, `design_`, `linear_`, `words_`, `words_c_`, `stack_`, `meaning_`, `head_`,
     `token_linear_`, `token_head_`, `novelty_`, `typical_tokens_`, `cv_loss_` (out-of-fold log loss a
@@ -66,7 +67,7 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         folds: int = 4,
         calibration: Method | Literal["auto"] = "auto",
         prior_rows: float = 5.0,
-        distrust: float = 1.0,
+        distrust: float | Literal["learn"] = "learn",
         one_class: Literal["raise", "rate"] = "raise",
         random_state: int = 0,
     ) -> None:
@@ -90,10 +91,12 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         y: Matrix,
         tokens: Matrix | None = None,
         item_groups: NDArray[np.intp] | None = None,
+        families: Sequence[str] | None = None,
     ) -> ArmClassifier:
         """Fit scores y (n, arms) in [0, 1] and completion tokens (n, arms); NaN where missing.
 
-        `item_groups` (n,) keeps rows of one group in one fold. Raises ValueError for wrong shapes or values,
+        `item_groups` (n,) keeps rows of one group in one fold. `families` (n,) name kinds of prompts; with
+        fewer than three, clusters stand in for them. Raises ValueError for wrong shapes or values,
         TooFewItems below two groups, OneClassOnly as `one_class` says.
         """
         x = _checked(X)
@@ -109,7 +112,8 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         groups = np.arange(len(scores)) if item_groups is None else np.asarray(item_groups)
         # One thread: these products are too thin to share, and the result is the same on any machine.
         with threadpool_limits(limits=1):
-            self._fit(x, scores, counts, self._split(groups), apart(X)[1])
+            kinds = None if families is None else _numbered(families)
+            self._fit(x, scores, counts, groups, kinds, apart(X)[1])
         return self
 
     def predict_proba(self, X: sparse.csr_matrix) -> Matrix:
@@ -132,13 +136,6 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         x = _checked(X)
         return self.novelty_.score(x[:, :COUNT].toarray(), rare_shares(x, self.novelty_.rare))
-
-    def with_distrust(self, distrust: float) -> ArmClassifier:
-        """The same fit with another `distrust`, without fitting again."""
-        check_is_fitted(self)
-        other = copy(self)
-        other.distrust, other.head_ = distrust, replace(self.head_, distrust=distrust)
-        return other
 
     def export(self) -> Weights:
         """The fitted classifier as plain arrays on raw features, for `Predictor`."""
@@ -176,9 +173,11 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         x: sparse.csr_matrix,
         scores: Matrix,
         tokens: Matrix,
-        folds: list[Fold],
+        groups: NDArray[np.intp],
+        families: NDArray[np.intp] | None,
         vectors: Matrix | None,
     ) -> None:
+        folds = self._split(groups)
         self.design_ = Design.fit(x, self.rank, self.random_state)
         grid = Grid(self.cs, self.pulls, self.lexical_scales)
         self.strength_, out_of_fold, self.cv_loss_ = search(self.design_, x, scores, folds, grid)
@@ -194,6 +193,43 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         self.token_linear_, self.token_head_ = fit_tokens(z, tokens, folds)
         self.typical_tokens_ = np.nan_to_num(_column_means(tokens))
         self.novelty_ = fit_novelty(x, self.random_state)
+        if self.distrust == "learn":
+            kinds = kinds_of(x, self.novelty_, families)
+            held = self._held(x, z, scores, out_of_fold, folds, kind_folds(kinds, groups, self.random_state))
+            if held:
+                self.novelty_, distrust = learn_distrust(self.novelty_, held, named=kinds is families)
+                self.head_ = replace(self.head_, distrust=distrust)
+
+    def _held(
+        self,
+        x: sparse.csr_matrix,
+        z: Matrix,
+        scores: Matrix,
+        out_of_fold: Matrix,
+        folds: list[Fold],
+        kind_parts: list[Fold],
+    ) -> list[Held]:
+        """What fits without them make of prompts of known kinds (the folds) and of kinds left out.
+
+        The latter without an encoder's opinion, which has seen all kinds.
+        """
+        if not kind_parts:
+            return []
+        calm = replace(self.head_, distrust=0.0)
+        weight = inverse_frequencies(x)
+
+        def told(kept: NDArray[np.intp], out: NDArray[np.intp], logits: Matrix) -> Held:
+            p = calm.probabilities(logits, np.zeros(out.size))
+            novelty = fit_novelty(x[kept], self.random_state)
+            return Held.of(novelty, x[out], p, _rates(scores[kept], calm.base), scores[out])
+
+        held = [told(kept, out, out_of_fold[out]) for kept, out in folds]
+        for kept, out in kind_parts:
+            linear = fit_arms(Rotated.of(z[kept]), scores[kept], self.strength_.c, self.strength_.pull, 1e-6)
+            words = fit_words(x[kept], scores[kept], weight, self.words_c_)
+            logits = self.stack_.blend(linear.logits(z[out]), words_logits(x[out], words))
+            held.append(told(kept, out, logits + self.stack_.offset))
+        return held
 
     def _fit_words(
         self, x: sparse.csr_matrix, scores: Matrix, folds: list[Fold]
@@ -238,7 +274,7 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
             base=np.clip(base, np.minimum(floor, 0.25), 1.0 - np.minimum(floor, 0.25)),
             trust=rows / (rows + self.prior_rows),
             floor=np.minimum(floor, 0.25),
-            distrust=float(self.distrust),
+            distrust=1.0 if self.distrust == "learn" else float(self.distrust),
             ladders=self._ladders(scores),
         )
 
@@ -281,6 +317,16 @@ def _refuse_one_class(names: Sequence[str], scores: Matrix) -> None:
         known = column[~np.isnan(column)]
         if not known.size or known.max() == 0.0 or known.min() == 1.0:
             raise OneClassOnly(f"arm {name!r} has one class only: record prompts where it succeeds and fails")
+
+
+def _rates(scores: Matrix, base: Matrix) -> Matrix:
+    """(arms,) mean scores, two pseudo-rows at `base` among them."""
+    rows = (~np.isnan(scores)).sum(axis=0)
+    return np.asarray((np.nansum(scores, axis=0) + 2.0 * base) / (rows + 2.0))
+
+
+def _numbered(names: Sequence[str]) -> NDArray[np.intp]:
+    return np.asarray(np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)[1], dtype=np.intp)
 
 
 def _column_means(values: Matrix) -> Matrix:

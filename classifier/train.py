@@ -15,7 +15,6 @@ from scipy import sparse
 from sklearn.model_selection import GroupKFold
 
 from classifier.artifact import check_place, save
-from classifier.calibration import brier
 from classifier.confidence_fit import fit_confidences
 from classifier.drift.of_training import reference_of_training
 from classifier.encoded import Encoded
@@ -34,7 +33,6 @@ _MOST_FAMILY_FITS = 8
 # Above this many prompts a fit takes tens of seconds, and a bundle holds thousands: three are enough.
 _LARGE_TABLE = 10_000
 _FEWER_FAMILY_FITS = 3
-_DISTRUST = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +83,9 @@ def train(
     """Hold out, measure, fit on everything, save to `out`; the same arguments give the same files.
 
     A quarter of the prompts is held out (each quarter in turn where there are few), grouped by content;
-    with three families or more each is left out too, which also decides how far prompts unlike any other are
-    distrusted. `date` goes on the card. `encoded`: the prompts' vectors, for a third opinion.
-    Raises TableError if the table cannot be learnt from, ArtifactError if `out` cannot be written.
+    with three families or more each is left out too. `date` goes on the card. `encoded`: the prompts'
+    vectors, for a third opinion. Raises TableError if the table cannot be learnt from, ArtifactError if `out`
+    cannot be written.
     """
     table.check_trainable()
     check_place(out)
@@ -96,8 +94,9 @@ def train(
         x = encoded.beside(x)
     groups = table.content_groups()
     held_out, strength = _hold_out_items(table, x, groups, seed)
-    families, distrust = _hold_out_families(table, x, groups, strength, seed)
-    model = _fit(ArmClassifier(arms=table.arms, distrust=distrust, random_state=seed), table, x, groups)
+    families = _hold_out_families(table, x, groups, strength, seed)
+    model = _fit(ArmClassifier(arms=table.arms, random_state=seed), table, x, groups)
+    distrust, novelty = model.head_.distrust, model.novelty_
     items = arm_metrics(table.arms, held_out.p, table.scores, held_out.base)
     other = None if families is None else arm_metrics(table.arms, families.p, table.scores, families.base)
     rows = frontier(table.arms, held_out.p, held_out.tokens, table.scores, table.tokens)
@@ -118,6 +117,7 @@ def train(
             "confidence": confidence.metrics,
         },
         "strength": {**asdict(model.strength_), "distrust": distrust, "words_c": model.words_c_},
+        "unlike": {"known": novelty.known, "unknown": novelty.unknown, "rare_to": novelty.rare_to},
         "stack": {"common": model.stack_.common.tolist(), "apart": model.stack_.apart.tolist()},
         "calibration": {arm: c.method for arm, c in zip(table.arms, model.head_.calibrators, strict=True)},
         "ladders": [[table.arms[i] for i in ladder] for ladder in model.head_.ladders],
@@ -161,7 +161,7 @@ def train(
 def _fit(
     model: ArmClassifier, table: OutcomeTable, x: sparse.csr_matrix, groups: NDArray[np.intp]
 ) -> ArmClassifier:
-    return model.fit(x, table.scores, table.tokens, groups)
+    return model.fit(x, table.scores, table.tokens, groups, [item.family for item in table.items])
 
 
 def _hold_out_items(
@@ -185,20 +185,15 @@ def _hold_out_items(
 
 def _hold_out_families(
     table: OutcomeTable, x: sparse.csr_matrix, groups: NDArray[np.intp], strength: Strength, seed: int
-) -> tuple[_HeldOut | None, float]:
-    """Predictions for families left out (one at a time, or in bundles), and the distrust to use.
-
-    Each bundle is judged with the distrust that did best on the others, so that its figures are honest.
-    """
+) -> _HeldOut | None:
+    """Predictions for families left out, one at a time or in bundles; None below three families."""
     names = [item.family for item in table.items]
     count = len(table.families)
     if count < 3:
-        return None, 1.0
+        return None
+    found = _HeldOut.empty(table.scores.shape)
     most = _MOST_FAMILY_FITS if len(names) < _LARGE_TABLE else _FEWER_FAMILY_FITS
-    bundles = list(GroupKFold(min(count, most), shuffle=True, random_state=seed).split(x, groups=names))
-    found = {d: _HeldOut.empty(table.scores.shape) for d in _DISTRUST}
-    losses = np.zeros((len(bundles), len(_DISTRUST)))
-    for bundle, (kept, out) in enumerate(bundles):
+    for kept, out in GroupKFold(min(count, most), shuffle=True, random_state=seed).split(x, groups=names):
         model = ArmClassifier(
             arms=table.arms,
             cs=(strength.c,),
@@ -208,14 +203,5 @@ def _hold_out_families(
             random_state=seed,
         )
         _fit(model, table.subset(kept), x[kept], groups[kept])
-        for column, distrust in enumerate(_DISTRUST):
-            p = model.with_distrust(distrust).predict_proba(x[out])
-            known = ~np.isnan(table.scores[out])
-            losses[bundle, column] = brier(p[known], table.scores[out][known])
-            found[distrust].p[out], found[distrust].base[out] = p, model.head_.base
-    honest = _HeldOut.empty(table.scores.shape)
-    for bundle, (_, out) in enumerate(bundles):
-        others = np.delete(losses, bundle, axis=0).mean(axis=0)
-        best = found[_DISTRUST[int(np.argmin(others))]]
-        honest.p[out], honest.base[out] = best.p[out], best.base[out]
-    return honest, _DISTRUST[int(np.argmin(losses.mean(axis=0)))]
+        found.p[out], found.base[out] = model.predict_proba(x[out]), model.head_.base
+    return found

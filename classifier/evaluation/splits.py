@@ -84,7 +84,7 @@ def hold_out(
     for kept, out in splits:
         scores, tokens = table.scores[kept], table.tokens[kept]
         model = ArmClassifier(arms=table.arms, one_class="rate", random_state=seed)
-        model.fit(x[kept], scores, tokens, groups[kept])
+        model.fit(x[kept], scores, tokens, groups[kept], [table.items[int(i)].family for i in kept])
         found[ROUTER].append(Beliefs(model.predict_proba(x[out]), model.predict_tokens(x[out])[0]))
         pair = knn_and_tfidf([words[i] for i in kept], scores, tokens, [words[i] for i in out])
         for name, predicted in zip((KNN, TFIDF), pair, strict=True):

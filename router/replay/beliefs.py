@@ -70,7 +70,8 @@ def _out_of_fold(table: OutcomeTable, seed: int, done: Callable[[], None]) -> Be
     splits = parts(table, "items", seed)
     for kept, out in splits:
         model = ArmClassifier(arms=table.arms, one_class="rate", random_state=seed)
-        model.fit(x[kept], table.scores[kept], table.tokens[kept], groups[kept])
+        families = [table.items[int(i)].family for i in kept]
+        model.fit(x[kept], table.scores[kept], table.tokens[kept], groups[kept], families)
         p[out] = model.predict_proba(x[out])
         tokens[out], high[out] = model.predict_tokens(x[out])
         novelty[out] = model.novelty(x[out])

@@ -11,8 +11,8 @@ from classifier.errors import OneClassOnly, TooFewItems
 from classifier.features import COUNT, WIDTH
 from classifier.features.matrix import feature_matrix
 from classifier.model import ArmClassifier
-from classifier.tables import OutcomeTable
-from tests.outcomes import TOKENS, TRUTH, WORDINGS, digits_of, sums
+from classifier.tables import OutcomeTable, parse_table
+from tests.outcomes import TOKENS, TRUTH, WORDINGS, digits_of, row, sums
 
 QUICK = {"cs": (0.003, 0.03), "pulls": (1.0, 10.0), "lexical_scales": (1.0,), "rank": 16}
 
@@ -165,9 +165,47 @@ def test_strange_prompts_go_back_to_the_base_rate(model: ArmClassifier) -> None:
     novelty = model.novelty(x)
     assert novelty.tolist() == [1.0, 0.0]
     np.testing.assert_allclose(model.predict_proba(x)[0], model.head_.base, atol=1e-9)
-    trusting = model.with_distrust(0.0)
-    assert np.abs(trusting.predict_proba(x)[0] - model.head_.base).max() > 0.01
     assert model.head_.distrust == 1.0
+
+
+def test_a_trusting_one_believes_what_it_reads_into_strange_prompts() -> None:
+    trusting = fitted(sums(300), distrust=0.0)
+    x = feature_matrix([[{"role": "user", "content": "Der Fuchs\n" * 40 + "{;} => \\frac $$ ``` | 漢字"}]])
+    assert trusting.novelty(x)[0] > 0.5
+    assert np.abs(trusting.predict_proba(x)[0] - trusting.head_.base).max() > 0.01
+
+
+def kinds(swapped: bool) -> OutcomeTable:
+    """Four families in words of their own; `swapped`: what helps in two of them hurts in the others."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(320):
+        family, hard = i % 4, i // 4 % 2
+        word = ("river stone moss", "engine valve piston", "violin chord tempo", "ledger invoice audit")[
+            family
+        ]
+        text = f"{word} {'long winding difficult ' * 6 if hard else 'short'} {word} no. {rng.integers(99)}"
+        good = 0.9 if hard == (family % 2 if swapped else 0) else 0.1
+        for arm, p in (("a", good), ("b", 1.0 - good)):
+            lines.append(row(f"q{i}", text, arm, float(rng.random() < p), 10.0, family=f"f{family}"))
+    return parse_table(lines)
+
+
+@pytest.mark.parametrize(("swapped", "least", "most"), [(True, 0.6, 1.0), (False, 0.0, 0.4)])
+def test_what_is_learnt_of_some_kinds_is_believed_of_others_only_where_it_holds(
+    swapped: bool, least: float, most: float
+) -> None:
+    table = kinds(swapped)
+    families = [item.family for item in table.items]
+    kept = [i for i, family in enumerate(families) if family != "f3"]
+    x = features(table)
+    model = ArmClassifier(arms=table.arms, **QUICK).fit(
+        x[kept], table.scores[kept], families=[families[i] for i in kept]
+    )
+    left_out = [i for i, family in enumerate(families) if family == "f3"]
+    moved = model.head_.distrust * model.novelty(x[left_out]).mean()
+    assert least <= moved <= most
+    assert model.novelty(x[kept]).mean() < 0.1
 
 
 def test_ordinary_prompts_are_not_strange(model: ArmClassifier, fresh: OutcomeTable) -> None:

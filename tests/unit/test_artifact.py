@@ -19,9 +19,10 @@ from classifier.errors import ArtifactCorrupt, ArtifactError, ArtifactForbidden,
 from classifier.features import COUNT, WIDTH
 from classifier.features.expand import EXPANDED
 from classifier.features.lexical import WORD_BUCKETS
-from classifier.forward import Head, Novelty, TokenHead, Weights
+from classifier.forward import KNOWN, UNKNOWN, Head, Novelty, TokenHead, Weights
 
 ARMS = ("a/sc4", "a/sc16", "naïve ✓")
+RAMPS = "novelty_ramps"
 
 
 def some_weights(seed: int = 0) -> Weights:
@@ -206,13 +207,30 @@ def test_weights_that_are_not_finite_are_not_saved_either(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", sorted(to_arrays(some_weights())))
 def test_every_array_is_needed_and_has_one_shape(name: str) -> None:
     arrays = to_arrays(some_weights())
+    without = {k: v for k, v in arrays.items() if k != name}
     for changed in (
-        {k: v for k, v in arrays.items() if k != name},
+        *([without] if name != RAMPS else []),
         {**arrays, name: np.zeros((*arrays[name].shape, 2), dtype=arrays[name].dtype)},
         {**arrays, name: arrays[name].astype("U8")},
     ):
         with pytest.raises(ArtifactCorrupt, match="train the classifier again"):
             from_arrays(changed, 3)
+
+
+def test_an_artifact_from_before_ramps_were_learnt_has_the_fixed_ones() -> None:
+    learnt = replace(some_weights().novelty, known=1.0, unknown=1.5, rare_to=0.25)
+    arrays = to_arrays(replace(some_weights(), novelty=learnt))
+    found = from_arrays(arrays, 3).novelty
+    assert (found.known, found.unknown, found.rare_to) == (1.0, 1.5, 0.25)
+    del arrays[RAMPS]
+    old = from_arrays(arrays, 3).novelty
+    assert (old.known, old.unknown, old.rare_to) == (KNOWN, UNKNOWN, 1.0)
+
+
+@pytest.mark.parametrize("ramps", [(2.0, 2.0, 1.0), (3.0, 2.0, 1.0), (1.0, 2.0, 0.0), (-1.0, 2.0, 1.0)])
+def test_a_ramp_that_does_not_rise(ramps: tuple[float, float, float]) -> None:
+    with pytest.raises(ArtifactCorrupt, match=RAMPS):
+        from_arrays({**to_arrays(some_weights()), RAMPS: np.array(ramps)}, 3)
 
 
 @pytest.mark.parametrize(
