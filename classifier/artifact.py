@@ -84,7 +84,7 @@ def save(directory: str | Path, arms: tuple[str, ...], weights: Weights, card: M
     parsed = _parse(files[WEIGHTS], files[CARD])
     if parsed[0] != arms:
         raise ArtifactError("the arms do not survive being written; give them plain, distinct names")
-    _replace(target, files)
+    write_files(target, files)
     return _version(files[MANIFEST])
 
 
@@ -240,8 +240,12 @@ def _version(manifest: bytes) -> str:
     return hashlib.sha256(manifest).hexdigest()[:12]
 
 
-def _replace(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write beside the target and rename, so that a reader finds the old artifact or the new one."""
+def write_files(directory: str | Path, files: Mapping[str, bytes]) -> None:
+    """Write beside the target and rename, so that a reader finds the old artifact or the new one.
+
+    Raises ArtifactError if the place is taken by something else or cannot be written.
+    """
+    target = Path(directory)
     check_place(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from classifier.artifact import CARD, FILES, MANIFEST, WEIGHTS, Artifact, from_files, read_files
+from classifier.artifact import CARD, FILES, MANIFEST, WEIGHTS, Artifact, from_files, read_files, write_files
 from classifier.errors import ArtifactCorrupt, ArtifactForbidden
 
 MAX_PACKED_BYTES = 4 * 2**20
@@ -58,6 +58,11 @@ def pack(directory: str | Path) -> Packed:
     return Packed(artifact, json.dumps(told))
 
 
+def write_packed(packed: Packed, directory: str | Path) -> None:
+    """As a directory again, byte for byte. Raises ArtifactError if the place cannot be written."""
+    write_files(directory, _files(packed.text))
+
+
 def unpack(text: str, version: str) -> Packed:
     """The artifact that was published as `version`.
 
@@ -67,11 +72,7 @@ def unpack(text: str, version: str) -> Packed:
     if len(text) > _MAX_TEXT:
         raise ArtifactForbidden(f"the classifier {version} is too large; publish a smaller one")
     try:
-        told = json.loads(text)
-        if not isinstance(told, dict) or set(told) != set(FILES):
-            raise ValueError("it is not the three files")
-        files = {name: str(told[name]).encode("utf-8") for name in FILES}
-        files[WEIGHTS] = base64.b64decode(files[WEIGHTS], validate=True)
+        files = _files(text)
     except (ValueError, RecursionError, binascii.Error) as error:
         problem = f"the classifier {version} cannot be unpacked ({error}); publish it again"
         raise ArtifactCorrupt(problem) from error
@@ -79,3 +80,13 @@ def unpack(text: str, version: str) -> Packed:
     if artifact.version != version:
         raise ArtifactCorrupt(f"the classifier {version} is {artifact.version} inside; publish it again")
     return Packed(artifact, text)
+
+
+def _files(text: str) -> dict[str, bytes]:
+    """Raises ValueError, RecursionError."""
+    told = json.loads(text)
+    if not isinstance(told, dict) or set(told) != set(FILES):
+        raise ValueError("it is not the three files")
+    files = {name: str(told[name]).encode("utf-8") for name in FILES}
+    files[WEIGHTS] = base64.b64decode(files[WEIGHTS], validate=True)
+    return files

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,10 +45,13 @@ def list_command(as_json: Json = False, redis_url: RedisUrl = None) -> None:
 def show_command(
     version: Annotated[str, typer.Argument(help="A version or its beginning, `live` or `boot`.")] = LIVE,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole card as JSON.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write it as a directory, too: for `acr drift`, say.")
+    ] = None,
     redis_url: RedisUrl = None,
 ) -> None:
     """Show a classifier's card: its arms, what it was trained on, its held-out figures."""
-    run(_show(version, as_json, redis_url))
+    run(_show(version, as_json, out, redis_url))
 
 
 async def _list(as_json: bool, redis_url: str | None) -> None:
@@ -151,15 +155,20 @@ def _plain(each: _Kept) -> dict[str, Any]:
     }
 
 
-async def _show(version: str, as_json: bool, redis_url: str | None) -> None:
+async def _show(version: str, as_json: bool, out: Path | None, redis_url: str | None) -> None:
+    from classifier.packed import write_packed
     from router.model_publishing import ModelPublisher
 
     async with published(redis_url, CLASSIFIERS) as versions:
         packed = await ModelPublisher(versions, "").read(await resolved(version, versions))
+    if out is not None:
+        write_packed(packed, out)
     if as_json:
         typer.echo(json.dumps({"version": packed.version, **packed.artifact.card}, indent=2))
         return
     _print_card(packed, Console(highlight=False, markup=False))
+    if out is not None:
+        typer.echo(f"written: {out}")
 
 
 def _print_card(packed: Packed, out: Console) -> None:

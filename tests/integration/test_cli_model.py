@@ -253,12 +253,17 @@ def test_a_replica_that_refuses_is_named_with_its_reason(store: Store, models: M
     assert "r1: the classifier is for other arms" in said
 
 
-def test_show_and_json(store: Store, models: Models) -> None:
+def test_show_and_json(store: Store, models: Models, tmp_path: Path) -> None:
     good = store.publish(models.good)
     shown = store.run("show")
     assert f"classifier {good}" in shown
     assert "direct/sc8" in shown
     assert json.loads(store.run("show", good[:4], "--json"))["arms"] == list(WHOLE.arms)
+    assert "written: " in store.run("show", "--out", tmp_path / "back")
+    assert load(tmp_path / "back").version == good
+    for file in models.good.iterdir():
+        assert (tmp_path / "back" / file.name).read_bytes() == file.read_bytes()
+    assert "holds other files" in store.run("show", "--out", tmp_path, code=2)
     told = json.loads(store.run("list", "--json"))
     assert told["published"]["current"] == good
     assert [each["version"] for each in told["versions"]] == [good]

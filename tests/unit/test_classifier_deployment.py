@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from classifier.artifact import MANIFEST, save
+from classifier.artifact import MANIFEST, Artifact, load, save
 from classifier.deployment import ClassifierDeployment
 from classifier.errors import ArtifactError
 from classifier.features.matrix import feature_matrix
@@ -89,3 +91,76 @@ async def test_health_is_a_whole_prediction(artifacts: Path, monkeypatch: pytest
     monkeypatch.setattr(type(deployment._predictor), "arms", property(lambda self: ("other",)))
     with pytest.raises(RuntimeError, match="arms"):
         await deployment.check_health()
+
+
+class Live:
+    """Hands in what the test publishes."""
+
+    def __init__(self, apply: Callable[[Artifact], None], refused: Callable[[], None]) -> None:
+        self.apply, self.refused = apply, refused
+        self.started = 0
+        self.boot: Booted | None = None
+
+    async def start(self) -> None:
+        self.started += 1
+
+    def boots(self, boot: Booted) -> None:
+        self.boot = boot
+
+
+@dataclass
+class Booted:
+    artifact: Artifact
+
+
+class Following:
+    def __init__(self, follows: bool = True) -> None:
+        self._follows = follows
+        self.live: Live | None = None
+
+    def boot(self, place: str | None = None) -> Booted:
+        return Booted(load(str(place)))
+
+    def on_serve(
+        self, boot: Booted, apply: Callable[[Artifact], None], refused: Callable[[], None]
+    ) -> Live | None:
+        self.live = Live(apply, refused) if self._follows else None
+        return self.live
+
+
+async def test_what_is_published_is_followed_from_the_first_health_check_on(artifacts: Path) -> None:
+    following = Following()
+    deployment = ClassifierDeployment.func_or_class(str(artifacts / "one"), following)
+    assert following.live is None
+    for _ in range(3):
+        await deployment.check_health()
+    live = following.live
+    assert live is not None
+    assert live.started == 1
+    new = load(artifacts / "two")
+    live.apply(new)
+    assert (await deployment.predict(TALK)).version == await deployment.version() == new.version
+    live.refused()  # counted by Ray; nothing else happens
+    assert await deployment.version() == new.version
+
+
+async def test_another_app_config_s_own_is_left_to_what_follows(artifacts: Path) -> None:
+    following = Following()
+    deployment = ClassifierDeployment.func_or_class(str(artifacts / "one"), following)
+    await deployment.check_health()
+    before = await deployment.version()
+    await deployment.reconfigure({"artifact": str(artifacts / "two")})
+    live = following.live
+    assert live is not None
+    assert live.boot is not None
+    assert live.boot.artifact.version == load(artifacts / "two").version
+    assert await deployment.version() == before  # one that is published goes on deciding
+    await deployment.reconfigure({"artifact": "nowhere"})
+    assert live.boot.artifact.version == load(artifacts / "two").version
+
+
+async def test_without_anything_to_follow_the_app_config_s_own_is_changed(artifacts: Path) -> None:
+    deployment = ClassifierDeployment.func_or_class(str(artifacts / "one"), Following(follows=False))
+    await deployment.check_health()
+    await deployment.reconfigure({"artifact": str(artifacts / "two")})
+    assert await deployment.version() == load(artifacts / "two").version
