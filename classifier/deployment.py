@@ -44,7 +44,7 @@ class Following(Protocol):
 
     def boot(self, place: str | None = None) -> Booted: ...
     def on_serve(
-        self, boot: Any, apply: Callable[[Artifact], None], refused: Callable[[], None]
+        self, boot: Any, prepare: Callable[[Artifact], Callable[[], None]], refused: Callable[[], None]
     ) -> Live | None: ...
 
 
@@ -62,7 +62,7 @@ class ClassifierDeployment:
         self._live: Live | None = None
         self._asked = False
         self._boot = None if following is None else following.boot(artifact)
-        self._predictor = _ready(_loaded(artifact) if self._boot is None else self._boot.artifact)
+        self._predictor = Predictor.ready(_loaded(artifact) if self._boot is None else self._boot.artifact)
 
     async def predict(self, messages: Sequence[Mapping[str, str]]) -> Prediction:
         predictor = self._predictor
@@ -84,16 +84,16 @@ class ClassifierDeployment:
             return
         try:
             if self._following is None:
-                self._predictor = await asyncio.to_thread(lambda: _ready(_loaded(artifact)))
+                self._predictor = await asyncio.to_thread(lambda: Predictor.ready(_loaded(artifact)))
                 return
             boot = await asyncio.to_thread(self._following.boot, artifact)
-            await asyncio.to_thread(_ready, boot.artifact)
+            swap = await asyncio.to_thread(self._prepared, boot.artifact)
         except (ArtifactError, OSError, ImportError, MemoryError, ValueError) as error:
             logger.error("classifier artifact refused, keeping %s: %s", self._predictor.version, error)
             return
         self._boot = boot
         if self._live is None:
-            self._decides(self._boot.artifact)
+            swap()
         else:
             self._live.boots(self._boot)
 
@@ -116,13 +116,18 @@ class ClassifierDeployment:
             "acr_classifier_refused_total",
             description="published classifiers that this replica did not take; its log says why",
         )
-        self._live = self._following.on_serve(self._boot, self._decides, lambda: refusals.inc())
+        self._live = self._following.on_serve(self._boot, self._prepared, lambda: refusals.inc())
         if self._live is not None:
             await self._live.start()
 
-    def _decides(self, artifact: Artifact) -> None:
-        """Between two requests; one that is being predicted keeps the predictor that it began with."""
-        self._predictor = Predictor(artifact)
+    def _prepared(self, artifact: Artifact) -> Callable[[], None]:
+        """Swapped between two requests; one that is being predicted keeps the predictor it began with."""
+        predictor = Predictor.ready(artifact)
+
+        def swap() -> None:
+            self._predictor = predictor
+
+        return swap
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
     async def _together(self, asked: list[Asked]) -> list[Prediction]:
@@ -140,10 +145,3 @@ def predict_together(asked: Sequence[Asked]) -> list[Prediction]:
 
 def _loaded(place: str | None) -> Artifact:
     return load(DEFAULT_ARTIFACT if place is None else place)
-
-
-def _ready(artifact: Artifact) -> Predictor:
-    """Whose encoder, if it asks one, is loaded: that would hold up the first request otherwise."""
-    predictor = Predictor(artifact)
-    predictor.predict(_PROBE)
-    return predictor

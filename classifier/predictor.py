@@ -73,6 +73,16 @@ class Predictor:
         """
         return cls(load(DEFAULT_ARTIFACT if path is None else path))
 
+    @classmethod
+    def ready(cls, artifact: Artifact) -> Predictor:
+        """Whose encoder, if it asks one, is loaded: that would hold up the first request otherwise.
+
+        Raises ArtifactIncompatible where it is not installed, OSError, ImportError where it cannot be read.
+        """
+        predictor = cls(artifact)
+        predictor.predict([{"role": "user", "content": "1 + 1 = ?"}])
+        return predictor
+
     @property
     def arms(self) -> tuple[str, ...]:
         return self._arms

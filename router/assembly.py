@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from backends.engines.build import LlamaCppConfig
@@ -137,7 +138,7 @@ class Assembly:
         self._live = self._followed(boot, local)
         if self._live is not None:
             await self._live.start()
-        self._model = following(model, self._decides, self._refused)
+        self._model = following(model, self._prepared, self._refused)
         if self._model is not None:
             await self._model.start()
 
@@ -207,12 +208,20 @@ class Assembly:
             poll_s=self._config.policy_poll_s,
         )
 
-    def _decides(self, artifact: Artifact) -> None:
-        """Another classifier, between two requests; its own deployment follows on its own."""
-        if self._local is not None:
-            self._local.swap(Predictor(artifact))
-        if self._drift is not None:
-            self._drift.follow(artifact)
+    def _prepared(self, artifact: Artifact) -> Callable[[], None]:
+        """Another classifier, to be swapped in; its own deployment follows on its own.
+
+        Raises ArtifactIncompatible where it asks an encoder that is not installed.
+        """
+        predictor = None if self._local is None else Predictor.ready(artifact)
+
+        def swap() -> None:
+            if self._local is not None and predictor is not None:
+                self._local.swap(predictor)
+            if self._drift is not None:
+                self._drift.follow(artifact)
+
+        return swap
 
     def _refused(self) -> None:
         if self._gauges is not None:

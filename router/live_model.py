@@ -15,6 +15,7 @@ from classifier.meaning import encoder_for
 from classifier.packed import pack, unpack
 from classifier.predictor import DEFAULT_ARTIFACT
 from policies.errors import PolicyError, StoreUnavailable
+from policies.published import shown
 from policies.versions import Report, Versions
 from router.following import Follower
 
@@ -60,17 +61,22 @@ def _some(arms: Collection[str]) -> str:
     return ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
 
 
-class LiveModel(Follower):
-    """Follows `versions` and hands each new artifact to `apply`. For one event loop.
+Prepare = Callable[[Artifact], Callable[[], None]]
+"""Readies an artifact in a thread (it may have an encoder to load) and gives the swap, which is instant."""
 
-    `refused` is called once for each published classifier that is not taken; `close` when it ends.
+
+class LiveModel(Follower):
+    """Follows `versions`, has each new artifact prepared, and swaps it in. For one event loop.
+
+    `prepare` raises ArtifactError, OSError or ImportError for what cannot run here. `refused` is called once
+    for each published classifier that is not taken; `close` when it ends.
     """
 
     def __init__(
         self,
         versions: Versions,
         boot: BootModel,
-        apply: Callable[[Artifact], None],
+        prepare: Prepare,
         *,
         arms: Arms,
         replica: str,
@@ -82,7 +88,7 @@ class LiveModel(Follower):
         super().__init__(versions, replica=replica, poll_s=poll_s, clock=clock)
         self._boot = boot
         self._artifact = boot.artifact
-        self._apply = apply
+        self._prepare = prepare
         self._arms = arms
         self._on_refusal = refused
         self._close = close
@@ -95,8 +101,7 @@ class LiveModel(Follower):
     def boots(self, boot: BootModel) -> None:
         """The app config names another classifier from now on; it decides where none is published."""
         self._boot, self._kept_boot = boot, False
-        if self._state.current is None:
-            self._swap(boot.artifact)
+        self._seen = None  # the next look takes it
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -107,13 +112,24 @@ class LiveModel(Follower):
         state = self._opened(raw)
         try:
             artifact = await self._load(state.current)
+            swap = None
+            if artifact.version != self._artifact.version:
+                swap = await asyncio.to_thread(self._prepare, artifact)
         except StoreUnavailable:
             raise
-        except (ClassifierError, PolicyError, MemoryError) as error:
+        except (ClassifierError, PolicyError, OSError, ImportError, MemoryError) as error:
             self._state = state
-            return self._refuse(str(state.current), " ".join(str(error).split()) or "it is too large")
+            return self._refuse(shown(state.current), " ".join(str(error).split()) or "it is too large")
         self._state, self._told = state, None
-        self._swap(artifact)
+        if swap is not None:
+            before, self._artifact = self._artifact, artifact
+            swap()
+            log.info(
+                "classifier in force: %s instead of %s (change %d)",
+                artifact.version,
+                before.version,
+                state.number,
+            )
         return None
 
     async def _load(self, version: str | None) -> Artifact:
@@ -132,18 +148,6 @@ class LiveModel(Follower):
         if artifact.weights.meaning is not None:
             await asyncio.to_thread(encoder_for, artifact.weights.meaning)
         return artifact
-
-    def _swap(self, artifact: Artifact) -> None:
-        if artifact.version == self._artifact.version:
-            return
-        before, self._artifact = self._artifact, artifact
-        self._apply(artifact)
-        log.info(
-            "classifier in force: %s instead of %s (change %d)",
-            artifact.version,
-            before.version,
-            self._state.number,
-        )
 
     def _refuse(self, version: str, problem: str) -> str:
         if self._told != (version, problem):

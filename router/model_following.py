@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from classifier.artifact import Artifact
 from policies.errors import PolicyError, StoreUnavailable
 from policies.loader import load_policy
 from policies.publishing import published_policy
@@ -15,7 +14,7 @@ from policies.redis_versions import RedisVersions
 from policies.store import connect
 from policies.versions import CLASSIFIERS, Versions
 from router.config import AppConfig
-from router.live_model import BootModel, LiveModel, boot_model
+from router.live_model import BootModel, LiveModel, Prepare, boot_model
 from router.replica_name import replica_name
 from router.serve_logs import log_to_serve
 from router.stores import redis_url, shared_secret
@@ -37,9 +36,7 @@ class ModelFollowing:
         """The artifact of that directory, or the app config's. Raises ArtifactError."""
         return boot_model(self.config.classifier.artifact if place is None else place)
 
-    def __call__(
-        self, boot: BootModel, apply: Callable[[Artifact], None], refused: Callable[[], None]
-    ) -> LiveModel | None:
+    def __call__(self, boot: BootModel, prepare: Prepare, refused: Callable[[], None]) -> LiveModel | None:
         """None without the shared secret: nobody could tell a published classifier from a stranger's."""
         secret = shared_secret()
         if secret is None:
@@ -55,7 +52,7 @@ class ModelFollowing:
         return LiveModel(
             RedisVersions(client, secret, CLASSIFIERS),
             boot,
-            apply,
+            prepare,
             arms=lambda: self._arms(policies),
             replica=replica_name(),
             refused=refused,
@@ -63,12 +60,10 @@ class ModelFollowing:
             poll_s=self.config.policy_poll_s,
         )
 
-    def on_serve(
-        self, boot: BootModel, apply: Callable[[Artifact], None], refused: Callable[[], None]
-    ) -> LiveModel | None:
+    def on_serve(self, boot: BootModel, prepare: Prepare, refused: Callable[[], None]) -> LiveModel | None:
         """In a replica of the classifier's own deployment, where nobody else has set up logs."""
         log_to_serve("router", "policies", "classifier")
-        return self(boot, apply, refused)
+        return self(boot, prepare, refused)
 
     async def _arms(self, policies: Versions) -> Collection[str]:
         """Of the published policy, or the app config's where none is or it cannot be read.

@@ -87,8 +87,10 @@ async def _promote(
         arms = await _arms_in_force(policies)
         if arms is not None:
             check_arms(packed.artifact, arms)
+        live = None
         if packed.version != state.current and not (force and table is None):
-            live = await _live(state, versions)
+            live = await _live(state, versions, force)
+        if live is not None:
             if not force:
                 _check_losses(packed.artifact, live, arms)
             if table is not None:
@@ -110,8 +112,11 @@ async def _state(versions: Versions, force: bool) -> Published:
         return Published()
 
 
-async def _live(state: Published, versions: Versions) -> Artifact:
-    """What decides now: the published one, or the app config's as its replicas told it."""
+async def _live(state: Published, versions: Versions, force: bool) -> Artifact | None:
+    """What decides now: the published one, or the app config's as its replicas told it.
+
+    Ends the command where that is not known; None with `force`.
+    """
     from classifier.errors import ArtifactError
     from router.model_publishing import ModelPublisher
 
@@ -119,16 +124,18 @@ async def _live(state: Published, versions: Versions) -> Artifact:
     try:
         if version is None:
             boots = sorted({report.boot for report in await versions.reports()})
-            if len(boots) > 1:
-                reject(
-                    f"replicas begin with several classifiers ({', '.join(boots)}); give them one app config"
-                )
             if not boots:
                 return _packaged()
+            if len(boots) > 1:
+                raise UnknownVersion(f"replicas begin with several: {', '.join(boots)}")
             version = boots[0]
         return (await ModelPublisher(versions, "").read(version)).artifact
-    except (ArtifactError, UnknownVersion) as error:
-        reject(f"the live classifier cannot be compared with ({error}); --force promotes without comparing")
+    except (ArtifactError, NotSealed, UnknownVersion) as error:
+        said = f"the live classifier cannot be compared with ({error})"
+        if not force:
+            reject(f"{said}; --force promotes without comparing")
+        typer.echo(said, err=True)
+        return None
 
 
 def _packaged() -> Artifact:

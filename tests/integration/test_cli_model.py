@@ -247,6 +247,20 @@ def test_arms_that_would_be_lost_are_named(store: Store, models: Models, tmp_pat
     assert store.state.current == load(tmp_path / "two").version
 
 
+def test_a_live_one_that_is_not_known_is_told_and_force_goes_on(store: Store, models: Models) -> None:
+    store.replica(models.bad)
+    store.replica(models.other, replica="r2")
+    table = ["--table", models.table]
+    said = store.run("promote", models.good, *table, code=1)
+    assert "replicas begin with several: " in said
+    assert "--force promotes without comparing" in said
+    store.publish(models.bad)
+    store.ask(lambda versions: versions.keep(load(models.bad).version, "nonsense"))
+    assert "cannot be unpacked" in store.run("promote", models.good, *table, code=1)
+    store.run("promote", models.good, *table, "--force", "--wait-s", 0, code=1)  # the replicas are made up
+    assert store.state.current == load(models.good).version
+
+
 def test_a_replica_that_refuses_is_named_with_its_reason(store: Store, models: Models) -> None:
     store.replica(models.bad, number=1, trouble="the classifier is for other arms")
     said = store.run("promote", models.good, "--force", "--wait-s", 0, code=1)

@@ -93,11 +93,14 @@ async def test_health_is_a_whole_prediction(artifacts: Path, monkeypatch: pytest
         await deployment.check_health()
 
 
+Prepare = Callable[[Artifact], Callable[[], None]]
+
+
 class Live:
     """Hands in what the test publishes."""
 
-    def __init__(self, apply: Callable[[Artifact], None], refused: Callable[[], None]) -> None:
-        self.apply, self.refused = apply, refused
+    def __init__(self, prepare: Prepare, refused: Callable[[], None]) -> None:
+        self.prepare, self.refused = prepare, refused
         self.started = 0
         self.boot: Booted | None = None
 
@@ -121,10 +124,8 @@ class Following:
     def boot(self, place: str | None = None) -> Booted:
         return Booted(load(str(place)))
 
-    def on_serve(
-        self, boot: Booted, apply: Callable[[Artifact], None], refused: Callable[[], None]
-    ) -> Live | None:
-        self.live = Live(apply, refused) if self._follows else None
+    def on_serve(self, boot: Booted, prepare: Prepare, refused: Callable[[], None]) -> Live | None:
+        self.live = Live(prepare, refused) if self._follows else None
         return self.live
 
 
@@ -138,7 +139,9 @@ async def test_what_is_published_is_followed_from_the_first_health_check_on(arti
     assert live is not None
     assert live.started == 1
     new = load(artifacts / "two")
-    live.apply(new)
+    swap = live.prepare(new)
+    assert await deployment.version() != new.version
+    swap()
     assert (await deployment.predict(TALK)).version == await deployment.version() == new.version
     live.refused()  # counted by Ray; nothing else happens
     assert await deployment.version() == new.version

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from classifier.artifact import Artifact, save
-from classifier.errors import ArmsDiffer
+from classifier.errors import ArmsDiffer, ArtifactIncompatible
 from classifier.forward import Meaning
 from classifier.packed import Packed, pack
 from policies.changing import Changes
@@ -66,11 +66,13 @@ class Replica:
         self.clock = Clock()
         self.applied: list[str] = []
         self.refusals = 0
+        self.cannot: Exception | None = None
+        self.threads: list[str] = []
         self.arms: Collection[str] = ARMS
         self.live = LiveModel(
             store,
             BootModel(boot.artifact, boot.text),
-            self._apply,
+            self._prepare,
             arms=self._arms,
             replica="r1",
             refused=self._refused,
@@ -80,8 +82,11 @@ class Replica:
     async def _arms(self) -> Collection[str]:
         return self.arms
 
-    def _apply(self, artifact: Artifact) -> None:
-        self.applied.append(artifact.version)
+    def _prepare(self, artifact: Artifact) -> Callable[[], None]:
+        self.threads.append(threading.current_thread().name)
+        if self.cannot is not None:
+            raise self.cannot
+        return lambda: self.applied.append(artifact.version)
 
     def _refused(self) -> None:
         self.refusals += 1
@@ -218,6 +223,32 @@ async def test_a_bad_one_is_told_once_counted_once_and_the_last_good_stays(
     assert replica.live.trouble is None
 
 
+@pytest.mark.parametrize(
+    "cannot",
+    [
+        ArtifactIncompatible("the sentence encoder is not installed"),
+        OSError("the sentence encoder cannot be read"),
+        ImportError("the sentence encoder needs torch"),
+        MemoryError("the sentence encoder is too large"),
+    ],
+)
+async def test_one_that_cannot_run_here_is_refused(
+    replica: Replica, publisher: ModelPublisher, one: Packed, two: Packed, cannot: Exception
+) -> None:
+    await publish(publisher, one)
+    await replica.look()
+    await publish(publisher, two)
+    replica.cannot = cannot
+    assert await replica.look() == one.version
+    report = await replica.report()
+    assert report.current == one.version
+    assert "the sentence encoder" in report.trouble
+    assert replica.refusals == 1
+    replica.cannot = None
+    assert await replica.look(RETRY_S) == two.version
+    assert replica.applied == [one.version, two.version]
+
+
 async def test_a_store_that_cannot_give_it_is_asked_again(
     replica: Replica, publisher: ModelPublisher, boot: Packed, one: Packed
 ) -> None:
@@ -250,8 +281,8 @@ async def test_it_is_unpacked_beside_the_event_loop(
     monkeypatch.setattr("router.live_model.unpack", slow)
     await publish(publisher, one)
     assert await replica.look() == one.version
-    assert threads
-    assert threads[0] != threading.main_thread().name
+    assert len(threads) == len(replica.threads) == 1
+    assert threading.main_thread().name not in threads + replica.threads
 
 
 async def test_another_app_config_s_own_decides_only_where_none_is_published(
@@ -259,12 +290,13 @@ async def test_another_app_config_s_own_decides_only_where_none_is_published(
 ) -> None:
     await replica.look()
     replica.live.boots(BootModel(two.artifact, two.text))
+    assert await replica.look() == two.version
     assert replica.applied == [two.version]
     await publish(publisher, one)
     assert await replica.look() == one.version
     assert await replica.store.document(two.version) == two.text
     replica.live.boots(BootModel(replica.live._artifact))
-    assert replica.live.in_force == one.version
+    assert await replica.look() == one.version
 
 
 async def test_it_follows_in_the_background_and_ends(
@@ -278,7 +310,7 @@ async def test_it_follows_in_the_background_and_ends(
     live = LiveModel(
         replica.store,
         BootModel(boot.artifact),
-        lambda _: None,
+        lambda _: lambda: None,
         arms=replica._arms,
         replica="r2",
         close=close,
