@@ -88,6 +88,8 @@ def study(
         notes.append(f"Left out, as the classifier does not know them: {lost}.")
         table = table.only_arms(common)
     table.check_enough()
+    if artifact.weights.meaning is not None:
+        notes.append("Training is repeated without the classifier's sentence embedding.")
     subject, note = _subject(artifact, table)
     items = hold_out(table, "items", seed, done)
     if items is None:

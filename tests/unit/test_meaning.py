@@ -25,6 +25,7 @@ from classifier.deployment import ClassifierDeployment, predict_together
 from classifier.encoded import Encoded, apart, encode
 from classifier.encoder import HashingEncoder, MiniLmEncoder, Vector, minilm_folder
 from classifier.errors import ArtifactCorrupt, ArtifactIncompatible
+from classifier.evaluation.study import study
 from classifier.features import COUNT, WIDTH
 from classifier.features.matrix import feature_matrix
 from classifier.forward import Meaning
@@ -236,6 +237,13 @@ def test_acr_train_without_the_extra_is_one_sentence(tmp_path: Path, monkeypatch
     assert "semantic" in told.stderr
     assert len(told.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_evaluating_says_that_it_repeats_the_training_without_the_opinion(artifact: Artifact) -> None:
+    bare = replace(artifact, weights=replace(artifact.weights, meaning=None, seen=TABLE.fingerprints()))
+    seen = replace(artifact, weights=replace(artifact.weights, seen=np.unique(TABLE.fingerprints())))
+    assert any("without the classifier's sentence embedding" in note for note in study(seen, TABLE).notes)
+    assert not any("embedding" in note for note in study(bare, TABLE).notes)
 
 
 # -- in the service
