@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from policies.plan import ArmEstimate, Ask
-from router.decisions.fields import Fields
+from router.decisions.fields import MAX_CHARS, Fields
 
 DecisionOutcome = Literal["answered", "refused", "failed", "cancelled"]
 OUTCOMES: tuple[DecisionOutcome, ...] = get_args(DecisionOutcome)
@@ -184,7 +184,7 @@ def _rung(each: Fields) -> Rung:
         strategy=each.text("strategy"),
         confidence=each.maybe_number("confidence", most=1.0),
         verified=each.maybe_flag("verified"),
-        stop_reason=each.maybe_text("stop_reason") or "",
+        stop_reason=each.content("stop_reason", MAX_CHARS) if each.has("stop_reason") else "",
         samples=each.whole("samples", 0),
         tokens=each.whole("tokens", 0),
         completion_tokens=each.whole("completion_tokens", 0),
