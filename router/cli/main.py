@@ -13,6 +13,7 @@ from router.cli.evaluate import evaluate_command
 from router.cli.explain import explain_command
 from router.cli.model import model_command
 from router.cli.record import record_command
+from router.cli.replay import replay_command
 from router.cli.serve import serve_command
 from router.cli.train import train_command
 
@@ -31,6 +32,7 @@ app.command("evaluate")(evaluate_command)
 app.command("calibrate")(calibrate_command)
 app.command("record")(record_command)
 app.command("drift")(drift_command)
+app.command("replay")(replay_command)
 app.command("model-fetch")(model_command)
 app.add_typer(policy.app, name="policy")
 app.add_typer(models.app, name="model")

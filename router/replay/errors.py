@@ -1,8 +1,7 @@
 """Errors of replay; each is one sentence that says what to do.
 
 ReplayError
-├── NothingToReplay    nothing in the file can be replayed under this policy
-└── NoSupport          the log cannot answer: it never took what the policy would take
+└── NothingToReplay    nothing in the file can be replayed under this policy
 """
 
 from __future__ import annotations
@@ -14,7 +13,3 @@ class ReplayError(Exception):
 
 class NothingToReplay(ReplayError):
     """The file holds nothing that the policy could have decided: no rows, other tenants, other arms."""
-
-
-class NoSupport(ReplayError):
-    """The log never took, or too rarely, what the policy would take; an answer would be a guess."""

@@ -20,12 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.engines.base import Message, Role
+from backends.task import TierResult
 from classifier.predictor import Prediction
 from policies.amounts import NOTHING, Amount
 from policies.errors import PlanRefused
 from policies.plan import ArmEstimate, Ask, Plan, Step
 from policies.planner import make_plan
 from policies.schema import Policy, TenantPolicy
+from router.decisions.digests import spec_digest
+from router.decisions.record import Rung
 from router.estimate import estimated_prompt_tokens
 from router.execution import Execution
 from router.holding import Tariff
@@ -54,6 +57,7 @@ class PromptOutcome:
     charged_tokens: int
     arms_tried: tuple[str, ...]
     planned: tuple[str, ...] = ()
+    rungs: tuple[Rung, ...] = ()
     refusal: str | None = None
     degraded: bool = False
     hopeless: bool = False
@@ -135,39 +139,58 @@ async def _prompt(
     asked: Ask,
     tariffs: Mapping[str, Tariff],
 ) -> PromptOutcome:
-    messages = _messages(recorded.table.items[item].messages)
-    cells = {arm: cell for arm, cell in recorded.cells[item].items() if arm in prediction.p}
-    ask = replace(asked, prompt_tokens=estimated_prompt_tokens(messages, BYTES_PER_TOKEN))
-    estimates = {
-        arm: ArmEstimate(prediction.p[arm], prediction.tokens[arm], prediction.tokens_high[arm])
-        for arm in cells
-    }
     try:
-        plan = make_plan(
-            ask,
-            tenant,
-            policy.without(set(policy.arms) - set(cells)),
-            estimates,
-            remaining_tokens=None,
-            available_tiers=frozenset(tenant.tiers),
-        )
+        plan = planned(policy, recorded, item, prediction, tenant, asked)
     except PlanRefused as refused:
         return PromptOutcome(item, 0.0, 0, 0, (), refusal=type(refused).__name__)
-    return await _carried_out(plan, recorded, item, prediction, messages, ask, tariffs)
+    return await carried_out(plan, policy, recorded, item, prediction, asked, tariffs)
 
 
-async def _carried_out(
-    plan: Plan,
+def planned(
+    policy: Policy,
     recorded: Recording,
     item: int,
     prediction: Prediction,
-    messages: tuple[Message, ...],
-    ask: Ask,
+    tenant: TenantPolicy,
+    asked: Ask,
+    draw: float | None = None,
+) -> Plan:
+    """The policy's plan for one prompt, of the arms that were recorded. Raises PlanRefused."""
+    known = [arm for arm in recorded.cells[item] if arm in prediction.p]
+    return make_plan(
+        asked_of(recorded, item, asked),
+        tenant,
+        policy.without(set(policy.arms) - set(known)),
+        {
+            arm: ArmEstimate(prediction.p[arm], prediction.tokens[arm], prediction.tokens_high[arm])
+            for arm in known
+        },
+        remaining_tokens=None,
+        available_tiers=frozenset(tenant.tiers),
+        draw=draw,
+    )
+
+
+def asked_of(recorded: Recording, item: int, asked: Ask) -> Ask:
+    """What is asked of every prompt, with this one's estimated size."""
+    messages = _messages(recorded.table.items[item].messages)
+    return replace(asked, prompt_tokens=estimated_prompt_tokens(messages, BYTES_PER_TOKEN))
+
+
+async def carried_out(
+    plan: Plan,
+    policy: Policy,
+    recorded: Recording,
+    item: int,
+    prediction: Prediction,
+    asked: Ask,
     tariffs: Mapping[str, Tariff],
 ) -> PromptOutcome:
+    """A plan on what was recorded, rung after rung."""
     by_tier = {step.tier: recorded.cells[item][step.arm] for step in plan.steps}
     tiers = RecordedTiers(by_tier, tariffs)
-    request = RouteRequest("replay", "auto", messages, max_total_tokens=ask.max_total_tokens)
+    messages = _messages(recorded.table.items[item].messages)
+    request = RouteRequest("replay", "auto", messages, max_total_tokens=asked.max_total_tokens)
     whole = replace(plan, timeout_s=NO_HURRY_S, steps=_until_it_stands(plan, by_tier))
     execution = Execution(tiers, whole, request, _OpenHold(), "replay", prediction.confidence)
     outcome = await execution.run(None)
@@ -178,12 +201,29 @@ async def _carried_out(
         charged_tokens=outcome.spend.total,
         arms_tried=outcome.arms_tried,
         planned=tuple(step.arm for step in plan.steps),
+        rungs=tuple(_rung(step, result, policy) for step, result in execution.results),
         degraded=outcome.degraded,
         hopeless=plan.hopeless,
         stood=outcome.result.stop_reason == STANDS,
         ran_dry=tiers.ran_dry,
         gpu_seconds=outcome.gpu_seconds,
         cost_usd=outcome.cost_usd,
+    )
+
+
+def _rung(step: Step, result: TierResult, policy: Policy) -> Rung:
+    """As the decision log would have it."""
+    return Rung(
+        arm=step.arm,
+        spec=spec_digest(policy.arms[step.arm]),
+        tier=step.tier,
+        strategy=result.strategy,
+        confidence=result.confidence,
+        verified=result.verified,
+        stop_reason=result.stop_reason,
+        samples=result.used,
+        tokens=result.spend.total,
+        completion_tokens=result.spend.completion,
     )
 
 
