@@ -10,7 +10,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --co
 PYTEST_ARGS ?=
 
 .PHONY: help demo serve test test-vllm check format model train clean chaos mutants \
-  bench-overhead bench-decision bench-compute bench-routing bench-cache bench-pacing bench-ledger bench-drift
+  bench-overhead bench-decision bench-compute bench-routing bench-cache bench-pacing bench-ledger bench-drift bench-replay
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ bench-pacing: $(VENV)/.dev ## a simulated day: budgets of half, all and twice wh
 
 bench-drift: $(VENV)/.dev ## how often drift is cried without any, and how often found: docs/drift-power.md
 	@$(BIN)/python -m benchmarks.drift
+
+bench-replay: $(VENV)/.dev ## do the 90 % intervals of acr replay cover the truth: docs/replay-coverage.md, 200 simulated logs
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.replay
 
 chaos: $(VENV)/.dev ## break stores, replicas and clocks on purpose, count afterwards (about 6 minutes a server)
 	@$(BIN)/python -m benchmarks.chaos

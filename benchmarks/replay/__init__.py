@@ -1,0 +1,1 @@
+"""How often the intervals of `acr replay` cover the truth, on logs simulated from a recorded table."""
