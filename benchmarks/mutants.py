@@ -117,6 +117,38 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "classifier compared with what is not live any more",
+        "tests/integration/test_live_model_store.py::test_of_two_operators_at_once_one_is_told_to_compare_again",
+        (
+            (
+                "router/model_publishing.py",
+                "if not force and state.current not in (rival, packed.version):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "classifier compared on prompts that it was trained on",
+        "tests/unit/test_rivals.py::test_prompts_that_either_has_seen_are_left_out",
+        (
+            (
+                "classifier/evaluation/rivals.py",
+                "np.flatnonzero(~known)",
+                "np.flatnonzero(known >= 0)",
+            ),
+        ),
+    ),
+    Mutant(
+        "classifier's seals are those of policies",
+        "tests/contract/test_versions_contract.py::test_what_is_sealed_for_one_shelf_means_nothing_on_another",
+        (("policies/redis_versions.py", "Seal(secret, shelf.context)", 'Seal(secret, b"")'),),
+    ),
+    Mutant(
+        "classifier for other arms is taken",
+        "tests/unit/test_live_model.py::test_a_bad_one_is_told_once_counted_once_and_the_last_good_stays",
+        (("router/live_model.py", "        check_arms(artifact, await self._arms())\n", ""),),
+    ),
 )
 
 

@@ -99,8 +99,8 @@ async def _kept(version: str, versions: Versions) -> _Kept:
 
 
 def _table(kept: list[_Kept], entries: list[Entry], state: Published, reports: list[Report]) -> Table:
-    columns = ("", "version", "what", "right", "Brier", "ECE", "live since (UTC)", "by", "note")
-    whole = ("", "version", "live since (UTC)")
+    columns = ("", "version", "what", "right", "Brier", "ECE", "made live (UTC)", "by", "note")
+    whole = ("", "version", "made live (UTC)")
     table = Table(*(Column(name, no_wrap=name in whole, overflow="fold") for name in columns), box=SIMPLE)
     table.caption = "right, Brier, ECE: means over arms on the prompts held out when it was trained"
     table.caption_justify = "left"

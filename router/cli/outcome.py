@@ -22,7 +22,8 @@ def tell(change: Change, shelf: Shelf, said: str) -> None:
     before, after = change.before, change.after
     typer.echo(f"{said} (change {after.number})")
     if before.current != after.current:
-        typer.echo(f"before it: {shown(before.current)}; `{shelf.group} rollback` brings it back")
+        back = "rollback" if after.before[:1] == (before.current,) else f"rollback {shown(before.current)}"
+        typer.echo(f"before it: {shown(before.current)}; `{shelf.group} {back}` brings it back")
     if before.canary is not None and after.canary is None and before.canary.version != after.current:
         typer.echo(f"the canary {before.canary.version} has ended")
 

@@ -176,6 +176,8 @@ def test_the_better_one_is_promoted_with_its_figures_and_rolled_back(store: Stor
     assert f"{good} (3 arms, 2026-02-02) is live already; nothing was changed" in again
     assert f"{bad} is live" in store.run("rollback", "--wait-s", 0)
     assert f"{good} is live" in store.run("rollback", good[:5], "--wait-s", 0)
+    assert f"before it: {good}; `acr model rollback {good}` brings" in store.run("rollback", "--wait-s", 0)
+    store.run("rollback", good, "--wait-s", 0)
     assert "boot is live" in store.run("rollback", "boot", "--wait-s", 0)
     assert "rolled back to it at" in store.run("list")
 
