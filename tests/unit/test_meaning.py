@@ -38,6 +38,9 @@ from classifier.tables import OutcomeTable
 from classifier.train import train
 from router.assembly import LocalClassifier
 from router.cli.main import app
+from router.config import AppConfig
+from router.preflight import check_files
+from router.startup import StartupError
 from tests.outcomes import sums
 
 TABLE = sums(120)
@@ -293,6 +296,15 @@ async def test_a_new_artifact_whose_encoder_is_missing_is_not_taken(
     assert "not installed" in caplog.text
     with pytest.raises(ArtifactIncompatible):
         ClassifierDeployment.func_or_class(str(folder))
+
+
+def test_the_service_does_not_start_where_its_encoder_is_missing(folder: Path) -> None:
+    tier = {"engine": {"kind": "fake"}, "hardware": "CPU", "shape": "SmolLM2-135M-Instruct"}
+    tiers = dict.fromkeys(("direct", "consistency", "search"), tier)
+    config = AppConfig.model_validate({"tiers": tiers, "classifier": {"artifact": str(folder)}})
+    with pytest.raises(StartupError, match="not installed") as refused:
+        check_files(config)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 async def test_in_the_ingress_one_prompt_is_encoded_at_a_time(artifact: Artifact) -> None:
