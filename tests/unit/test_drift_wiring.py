@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from backends.verifiers.base import VerifySpec
 from classifier.artifact import load
 from classifier.predictor import DEFAULT_ARTIFACT, Prediction, Predictor
 from classifier.tables import read_table
 from router.assembly import Assembly, LocalClassifier
+from router.cli.main import app
 from router.config import AppConfig
-from router.decisions.log import MemoryDecisionLog
+from router.decisions.files import write_decisions
+from router.decisions.log import BEGINNING, MemoryDecisionLog
 from router.decisions.writer import DecisionWriter
 from router.drift import gauges as named
 from router.drift.gauges import COUNTERS, GAUGES, MemoryGauges
@@ -69,6 +73,24 @@ async def test_feedback_reaches_the_gauges_once_its_tenant_is_known() -> None:
     assert gauges.counts == {named.LABELLED: 30}
     assert gauges.values[named.GAP, ARM] < 0.0
     await service.pipeline.aclose()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl.gz", "log.parquet"])
+async def test_what_the_service_logged_is_what_acr_drift_reads(name: str, tmp_path: Path) -> None:
+    kept = MemoryDecisionLog()
+    log = DecisionWriter(kept, gather_s=0.0)
+    service, _, _ = await watching(engine=says("Answer: no"), decisions=log)
+    wrong = VerifySpec("regex", pattern="never")
+    for text in asked(60):
+        await service.pipeline.complete(ACME, request(text, verify=wrong, model="direct"))
+    await service.pipeline.aclose()
+    logged = [each.decision for each in await kept.after(BEGINNING, 1_000) if each.decision is not None]
+    assert write_decisions(tmp_path / name, logged) == 60
+    told = CliRunner().invoke(app, ["drift", "--log", str(tmp_path / name), "--window", "60", "--json"])
+    assert told.exit_code == 1, told.output  # nothing was right, and every answer was short
+    found = json.loads(told.stdout)
+    assert [each["rows"] for each in found["windows"]] == [60]
+    assert found["verdict"] == "drifted"
 
 
 async def test_drift_is_watched_without_a_decision_log_and_holds_no_prompt() -> None:
