@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from router.replay.rows import MEASURES, REWARD, Counts, Measured, Rows, Support
 Source = Callable[[], Iterable[Decision]]
 
 LAST_MS = 4_102_444_800_000  # the year 2100
+LEAST_PROPENSITY = 1e-6  # less than any exploration draws: as good as never
+LEAST_DEADLINE_S = 1e-3
 _FROM_TIERS = (None, "miss", "bypass")
 
 
@@ -107,7 +109,7 @@ class _Replay:
         elif not decision.arms or not _asked(decision):
             self.counts.unplanned += 1
         else:
-            self._replan(decision, tenant)
+            self._replan(_drawable(decision), tenant)
 
     def _replan(self, decision: Decision, tenant: TenantPolicy) -> None:
         if decision.at_ms >= LAST_MS:
@@ -140,11 +142,12 @@ class _Replay:
         started = decision.plan[0] if decision.plan else None
         if started is not None and decision.starts:
             self._logged[started] += 1
+            drawn = decision.starts.get(started, 0.0)
             plan = anew.begun_at(started, own) if started in starts else None
             if plan is not None:
                 path = follow(decision, plan, self._policy)
-                if path.how != "other":
-                    weight = starts[started] / decision.starts[started]
+                if path.how != "other" and drawn:
+                    weight = starts[started] / drawn
                 self.counts.paths[path.how] += 1
         lacking = 0.0
         for arm, share in starts.items():
@@ -274,6 +277,15 @@ class _Replay:
         )
 
 
+def _drawable(decision: Decision) -> Decision:
+    """Without starts that no log could show: their weights would be beyond all numbers."""
+    if all(share >= LEAST_PROPENSITY for share in decision.starts.values()):
+        return decision
+    return replace(decision, starts={a: b for a, b in decision.starts.items() if b >= LEAST_PROPENSITY})
+
+
 def _asked(decision: Decision) -> bool:
-    """Whether the log tells what was asked, in words that there still are."""
-    return "prompt_tokens" in decision.ask and decision.ask.get("effort") in (None, *EFFORTS)
+    """Whether the log tells what was asked, in words and bounds that a service takes."""
+    ask = decision.ask
+    timely = ask.get("deadline_s", 1.0) >= LEAST_DEADLINE_S
+    return "prompt_tokens" in ask and ask.get("effort") in (None, *EFFORTS) and timely

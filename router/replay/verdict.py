@@ -75,7 +75,7 @@ def verdict(replayed: LogReplay, seen: Weights) -> tuple[bool, str]:
     # Without any exploration the log knows nothing of what it did not do, however little that is.
     if seen.lacking > (MOST_LACKING if seen.explored else 0.0):
         return False, _CANNOT + _lacking(replayed, seen)
-    if seen.effective < MIN_ESS:
+    if not seen.effective >= MIN_ESS:
         return False, (
             f"{_CANNOT}its {seen.decisions:,} decisions are worth {seen.effective:.0f} of the policy's own "
             f"(at least {MIN_ESS:.0f} are needed); collect more, or explore more (exploration.rate)"

@@ -263,3 +263,24 @@ def test_a_shuffled_log_is_noticed() -> None:
     found = study([*LOG[50:], *LOG[:50]], DEARER)
     assert any("come before older ones" in note for note in found.notes)
     assert not any("come before older ones" in note for note in study(LOG, DEARER).notes)
+
+
+def test_a_propensity_next_to_nothing_is_none() -> None:
+    """Its weight would be beyond all numbers: nothing is believed of such starts, and nothing breaks."""
+    tiny = [replace(d, starts={CHEAP: 1.0 - 1e-300, DEAR: 1e-300}) for d in LOG]
+    found = study(tiny, DEARER, insist=True)
+    assert not found.supported
+    assert DEAR in found.verdict
+    assert found.weights.largest <= 1.0
+    assert np.isfinite(found.figures["tokens"].dr.value)
+
+
+def test_a_question_that_no_service_takes_is_left_out() -> None:
+    odd = [replace(LOG[0], ask={"prompt_tokens": 10, "deadline_s": 1e-300})]
+    odd += [replace(LOG[0], ask={"prompt_tokens": 10, "effort": "herculean"}), replace(LOG[0], ask={})]
+    assert replayed([*LOG, *odd], DEARER).counts.unplanned == 3
+
+
+def test_a_pinned_tier_that_there_is_not_is_a_refusal() -> None:
+    odd = replace(LOG[0], ask={"prompt_tokens": 10, "tier": "unknown"})
+    assert replayed([*LOG, odd], DEARER).counts.refusals == {"UnknownTier": 1}
