@@ -135,7 +135,13 @@ def ece(p: Vector, scores: Vector, bins: int = 15) -> float:
 
 def ece_floor(p: Vector, bins: int = 15, draws: int = 200, seed: int = 0) -> float:
     """The ECE that a perfectly calibrated p would show on this few rows, from `draws` simulated tables."""
+    return ece_noise(p, bins, draws, seed)[0]
+
+
+def ece_noise(p: Vector, bins: int = 15, draws: int = 200, seed: int = 0) -> tuple[float, float]:
+    """As `ece_floor`, and the ECE that one such table in 20 exceeds; NaN without rows."""
     if not p.size:
-        return float("nan")
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    return float(np.mean([ece(p, (rng.random(p.size) < p).astype(np.float64), bins) for _ in range(draws)]))
+    drawn = [ece(p, (rng.random(p.size) < p).astype(np.float64), bins) for _ in range(draws)]
+    return float(np.mean(drawn)), float(np.quantile(drawn, 0.95))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.calibration import brier, ece, ece_floor
+from classifier.calibration import brier, ece, ece_noise
 
 Matrix = NDArray[np.float64]
 
@@ -36,19 +36,22 @@ def arm_metrics(arms: Sequence[str], p: Matrix, scores: Matrix, base: Matrix) ->
     """Per arm of (n, arms) held-out p and scores: items, base rate, Brier, ECE (15 equal masses), AUC.
 
     `brier_base` is what always saying the training base rate, `base` (n, arms), scores. `ece_floor` is the
-    ECE of a perfectly calibrated p on as few rows. AUC takes scores from 0.5 as right, None with one class.
+    ECE of a perfectly calibrated p on as few rows, and `ece_noise_95` what one such p in 20 exceeds. AUC
+    takes scores from 0.5 as right, None with one class.
     """
     metrics: dict[str, dict[str, Any]] = {}
     for column, arm in enumerate(arms):
         known = ~np.isnan(scores[:, column]) & ~np.isnan(p[:, column])
         y, q = scores[known, column], p[known, column]
+        floor, noise = ece_noise(q)
         metrics[arm] = {
             "items": int(y.size),
             "base_rate": float(y.mean()) if y.size else None,
             "brier": brier(q, y),
             "brier_base": brier(base[known, column], y),
             "ece": ece(q, y),
-            "ece_floor": ece_floor(q),
+            "ece_floor": floor,
+            "ece_noise_95": noise,
             "auc": _auc(q, y >= 0.5),
         }
     return metrics

@@ -14,6 +14,7 @@ _AREA = (
     "Area: mean accuracy over all budgets from the cheapest arm's tokens to the dearest's. Gain: area less "
     "random mixing's. Gap closed: gain as a share of the oracle's. Brackets: 95 % intervals over prompts."
 )
+_CALIBRATION = ("base_rate", "brier", "brier_base", "ece", "ece_floor", "ece_noise_95", "auc")
 _EQUAL = (
     "At the best arm's tokens: accuracy, and the share of the oracle's lead over that arm. Tokens at its "
     "accuracy: the fewest, as a share of its own; a dash: never reached."
@@ -33,7 +34,7 @@ def grids(study: Study, changes: Mapping[str, float] | None = None) -> list[Grid
     found = []
     for title, view in views(study):
         if view.field is not None:
-            found += [_points(title, view.field), _areas(title, view.field), _equal(title, view.field)]
+            found += [_points(title, view.field), *frontier_grids(title, view.field)]
         if view.pairs:
             found.append(_pairs(title, view))
         found.append(_calibration(title, study, view))
@@ -41,6 +42,11 @@ def grids(study: Study, changes: Mapping[str, float] | None = None) -> list[Grid
         rows = tuple((name, f"{share:.1%}") for name, share in changes.items())
         found.append(Grid("Chosen arm changes under", ("change of the text", "share of prompts"), rows))
     return found
+
+
+def frontier_grids(title: str, field: Field) -> list[Grid]:
+    """Areas under the frontiers, and what is reached beside the best fixed arm."""
+    return [_areas(title, field), _equal(title, field)]
 
 
 def page(study: Study, changes: Mapping[str, float] | None, plots: Sequence[str]) -> str:
@@ -88,14 +94,17 @@ def _calibration(title: str, study: Study, view: View) -> Grid:
         (
             arm,
             name,
-            *(figure(told_[key]) for key in ("base_rate", "brier", "brier_base", "ece", "ece_floor", "auc")),
+            *(figure(told_[key]) for key in _CALIBRATION),
         )
         for arm in study.arms
         for name, metrics in view.metrics.items()
         if (told_ := metrics[arm])
     )
-    columns = ("arm", "contender", "right", "Brier", "base's", "ECE", "noise", "AUC")
-    about = "ECE over 15 bins of equal mass; noise: what a perfect classifier would show on so few prompts."
+    columns = ("arm", "contender", "right", "Brier", "base's", "ECE", "noise", "95 %", "AUC")
+    about = (
+        "ECE over 15 bins of equal mass; noise: what a perfectly calibrated classifier would show on so few "
+        "prompts, on average, and what one in 20 of them would exceed."
+    )
     return Grid(f"Calibration, {title}", columns, rows, about)
 
 
@@ -129,18 +138,20 @@ def _view(view: View) -> dict[str, Any]:
         "calibration": view.metrics,
         "pairs": {n: {k: v.plain() for k, v in found.items()} for n, found in view.pairs.items()},
     }
-    if field is not None:
-        plain |= {
-            "prompts": field.prompts,
-            "best_fixed_arm": field.best,
-            "points": [
-                {"name": p.name, "accuracy": p.accuracy.plain(), "tokens": p.tokens.plain()}
-                for p in field.points
-            ],
-            "contenders": {s.name: _standing(s) for s in field.standings},
-            "ahead_of": {name: found.plain() for name, found in field.ahead.items()},
-        }
-    return plain
+    return plain if field is None else plain | field_plain(field)
+
+
+def field_plain(field: Field) -> dict[str, Any]:
+    """For JSON: fixed choices, contenders with their curves, and by how much the router is ahead."""
+    return {
+        "prompts": field.prompts,
+        "best_fixed_arm": field.best,
+        "points": [
+            {"name": p.name, "accuracy": p.accuracy.plain(), "tokens": p.tokens.plain()} for p in field.points
+        ],
+        "contenders": {s.name: _standing(s) for s in field.standings},
+        "ahead_of": {name: found.plain() for name, found in field.ahead.items()},
+    }
 
 
 def _standing(s: Standing) -> dict[str, Any]:

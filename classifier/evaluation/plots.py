@@ -24,7 +24,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "legend.frameon": False,
 }
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f5f2a")
 _BINS = 10
 
 
@@ -33,12 +33,19 @@ def draw(study: Study, out: Path, stem: str = "evaluation") -> list[str]:
     shown = [(title, view.field) for title, view in views(study) if view.field is not None]
     names = []
     if shown:
-        names.append(_save(out / f"{stem}-frontier.png", len(shown), lambda f: _frontiers(f, shown)))
+        names.append(draw_frontiers(shown, out / f"{stem}-frontier.png"))
     if study.items.curves:
         names.append(_save(out / f"{stem}-calls.png", len(views(study)), lambda f: _calls(f, study)))
     count = len(views(study))
     names.append(_save(out / f"{stem}-reliability.png", count, lambda f: _reliabilities(f, study)))
     return names
+
+
+def draw_frontiers(
+    shown: list[tuple[str, Field]], path: Path, tokens: str = "completion tokens a prompt"
+) -> str:
+    """Accuracy against tokens, a panel each of these titles and fields; the file's name."""
+    return _save(path, len(shown), lambda canvas: _frontiers(canvas, shown, tokens))
 
 
 def _save(path: Path, panels: int, paint: Callable[[Figure], None]) -> str:
@@ -54,7 +61,7 @@ def _panels(canvas: Figure, count: int) -> list[Axes]:
     return list(canvas.subplots(1, count, squeeze=False, sharey=True).ravel())
 
 
-def _frontiers(canvas: Figure, shown: list[tuple[str, Field]]) -> None:
+def _frontiers(canvas: Figure, shown: list[tuple[str, Field]], tokens: str) -> None:
     panels = _panels(canvas, len(shown))
     for axes, (title, field) in zip(panels, shown, strict=True):
         colours = iter(_COLOURS)
@@ -80,7 +87,7 @@ def _frontiers(canvas: Figure, shown: list[tuple[str, Field]]) -> None:
             )
         axes.set_xscale("log")
         axes.set_title(f"{title} ({field.prompts:,} prompts)", fontsize=9)
-        axes.set_xlabel("completion tokens a prompt (log scale)")
+        axes.set_xlabel(f"{tokens} (log scale)")
     panels[0].set_ylabel("right")
     panels[0].legend(fontsize=8)
 

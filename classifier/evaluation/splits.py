@@ -32,17 +32,23 @@ class Beliefs:
     p: Matrix
     tokens: Matrix
 
+    def at(self, rows: NDArray[np.intp]) -> Beliefs:
+        """Those about these rows."""
+        return Beliefs(self.p[rows], self.tokens[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
     """Prompts of a table that were held out (indices `at`), and each contender's beliefs about them.
 
-    `fold` (len(at),) numbers the held-out part that a prompt was in.
+    `fold` (len(at),) numbers the held-out part that a prompt was in, and `round` the split of the table:
+    where there are several, each prompt stands there once a split.
     """
 
     by: By
     at: NDArray[np.intp]
     fold: NDArray[np.intp]
+    round: NDArray[np.intp]
     beliefs: Mapping[str, Beliefs]
 
 
@@ -69,21 +75,24 @@ def parts(table: OutcomeTable, by: By, seed: int) -> list[tuple[NDArray[np.intp]
 
 
 def hold_out(
-    table: OutcomeTable, by: By, seed: int, done: Callable[[], None] = lambda: None
+    table: OutcomeTable, by: By, seed: int, done: Callable[[], None] = lambda: None, rounds: int = 1
 ) -> HeldOut | None:
     """Fit router and baselines on each part's rest; None where there are too few families.
 
-    `done` is called after each part.
+    `rounds` splits are made, with seeds from `seed` on: what one split happens to give is luck. `done` is
+    called after each part.
     """
-    splits = parts(table, by, seed)
+    by_round = [parts(table, by, seed + number) for number in range(rounds)]
+    splits = [part for found in by_round for part in found]
     if not splits:
         return None
+    rounds_of = [number for number, found in enumerate(by_round) for _ in found]
     conversations = [item.messages for item in table.items]
     x, words, groups = feature_matrix(conversations), texts(table.items), table.content_groups()
     found: dict[str, list[Beliefs]] = {ROUTER: [], KNN: [], TFIDF: []}
-    for kept, out in splits:
+    for number, (kept, out) in zip(rounds_of, splits, strict=True):
         scores, tokens = table.scores[kept], table.tokens[kept]
-        model = ArmClassifier(arms=table.arms, one_class="rate", random_state=seed)
+        model = ArmClassifier(arms=table.arms, one_class="rate", random_state=seed + number)
         model.fit(x[kept], scores, tokens, groups[kept], [table.items[int(i)].family for i in kept])
         found[ROUTER].append(Beliefs(model.predict_proba(x[out]), model.predict_tokens(x[out])[0]))
         pair = knn_and_tfidf([words[i] for i in kept], scores, tokens, [words[i] for i in out])
@@ -94,6 +103,7 @@ def hold_out(
         by=by,
         at=np.concatenate([out for _, out in splits]),
         fold=np.concatenate([np.full(len(out), number) for number, (_, out) in enumerate(splits)]),
+        round=np.concatenate([np.full(len(o), r) for r, (_, o) in zip(rounds_of, splits, strict=True)]),
         beliefs={
             name: Beliefs(np.concatenate([b.p for b in told]), np.concatenate([b.tokens for b in told]))
             for name, told in found.items()

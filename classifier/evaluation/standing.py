@@ -72,31 +72,40 @@ def compare(
     tokens: Matrix,
     seed: int,
     router: str,
+    *,
+    prompts: NDArray[np.intp] | None = None,
+    carried: Mapping[str, Path] | None = None,
 ) -> Field | None:
     """Everyone on the prompts that have every arm; None if there are fewer than two of them.
 
-    `scores`, `tokens` (n, arms) as recorded, NaN where missing. Intervals resample prompts; the best
-    fixed arm and the arms that are mixed stay those of all prompts.
+    `scores`, `tokens` (n, arms) as recorded, NaN where missing. `prompts` (n,) says which rows are the same
+    prompt, predicted more than once; each row is another where it is left out. `carried` are what others
+    than believers got and spent on the rows. Intervals resample prompts; the best fixed arm and the arms
+    that are mixed stay those of all prompts.
     """
     full = ~np.isnan(scores).any(axis=1)
     if np.count_nonzero(full) < 2:
         return None
     s, t = scores[full], tokens[full]
-    drawn = weights(len(s), seed)
+    names, row_of = np.unique(
+        (np.arange(len(scores)) if prompts is None else prompts)[full], return_inverse=True
+    )
+    drawn = weights(len(names), seed)[:, row_of] / np.bincount(row_of)[row_of]
     accuracy, cost = s.mean(axis=0), t.mean(axis=0)
     # of equally accurate arms the cheaper is the best
     best = min(range(len(arms)), key=lambda a: (-accuracy[a], cost[a]))
     paths = {MIX: fixed(s, t)}
     paths |= {name: route(b.p[full], b.tokens[full], s, t) for name, b in beliefs.items()}
+    paths |= {name: Path(path.got[full], path.spent[full]) for name, path in (carried or {}).items()}
     paths[ORACLE] = route(s, t, s, t)
-    every = np.concatenate([np.full((1, len(s)), 1.0 / len(s)), drawn])
+    every = np.concatenate([1.0 / (np.bincount(row_of)[row_of] * len(names))[None], drawn])
     means_s, means_t = every @ s, every @ t
     figures = {
         name: _figures(path, every, means_s[:, best], means_t[:, best], means_t)
         for name, path in paths.items()
     }
     return Field(
-        prompts=len(s),
+        prompts=len(names),
         best=arms[best],
         points=tuple(_points(arms, means_s, means_t, s, t, every)),
         standings=tuple(_standing(name, figures, means_s[:, best], means_t[:, best]) for name in figures),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ class View:
     """One way of holding out. `metrics` are `evaluate.arm_metrics` by contender and arm.
 
     `pairs` by contender, and `curves` (share of calls, PGR), where two arms were named. `p` and `scores` of
-    the contender that counts.
+    the contender that counts, on the rows of `held`.
     """
 
     field: Field | None
@@ -39,6 +39,7 @@ class View:
     curves: Mapping[str, tuple[Matrix, Matrix]]
     p: Matrix
     scores: Matrix
+    held: HeldOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,9 @@ class Study:
         return ARTIFACT if self.subject == "artifact" else ROUTER
 
 
-def steps(table: OutcomeTable, seed: int) -> int:
+def steps(table: OutcomeTable, seed: int, rounds: int = 1) -> int:
     """How often `study` calls `done`."""
-    return len(parts(table, "items", seed)) + len(parts(table, "families", seed))
+    return rounds * (len(parts(table, "items", seed)) + len(parts(table, "families", seed)))
 
 
 def study(
@@ -70,8 +71,10 @@ def study(
     seed: int = 0,
     named: tuple[str, str] | None = None,
     done: Callable[[], None] = lambda: None,
+    rounds: int = 1,
 ) -> Study:
-    """Evaluate on `table`; `named` are two arms of it, the small one first.
+    """Evaluate on `table`; `named` are two arms of it, the small one first. Figures are means over `rounds`
+    splits of the table, those of the two arms are the first's.
 
     The table must hold arms that the artifact knows, or ArmsDiffer; fewer than 40 prompts raise TooFewItems.
     Arms that the artifact does not know are left out and named in `notes`.
@@ -91,10 +94,10 @@ def study(
     if artifact.weights.meaning is not None:
         notes.append("Training is repeated without the classifier's sentence embedding.")
     subject, note = _subject(artifact, table)
-    items = hold_out(table, "items", seed, done)
+    items = hold_out(table, "items", seed, done, rounds)
     if items is None:
         raise TooFewItems("evaluating needs at least three different prompts; record more")
-    families = hold_out(table, "families", seed, done)
+    families = hold_out(table, "families", seed, done, rounds)
     whole = _judged(artifact, table, items) if subject == "artifact" else items
     apart = families
     if families is not None and subject == "artifact":
@@ -142,17 +145,18 @@ def _judged(artifact: Artifact, table: OutcomeTable, held: HeldOut) -> HeldOut:
         np.array([[t.p[arm] for arm in table.arms] for t in told]),
         np.array([[t.tokens[arm] for arm in table.arms] for t in told]),
     )
-    return HeldOut(held.by, held.at, held.fold, {ARTIFACT: own, **held.beliefs})
+    return HeldOut(held.by, held.at, held.fold, held.round, {ARTIFACT: own, **held.beliefs})
 
 
 def _view(table: OutcomeTable, held: HeldOut, seed: int, named: tuple[str, str] | None, router: str) -> View:
     scores, tokens = table.scores[held.at], table.tokens[held.at]
     base = np.tile(np.nanmean(table.scores, axis=0), (len(scores), 1))
+    rounds = [held.round == number for number in np.unique(held.round)]
     pairs: dict[str, Mapping[str, Interval]] = {}
     curves: dict[str, tuple[Matrix, Matrix]] = {}
     if named is not None:
         small, large = (table.arms.index(arm) for arm in named)
-        both = ~np.isnan(scores[:, [small, large]]).any(axis=1)
+        both = ~np.isnan(scores[:, [small, large]]).any(axis=1) & (held.round == 0)
         s = scores[both]
         for name, told in held.beliefs.items():
             worth = told.p[both, large] - told.p[both, small]
@@ -161,13 +165,31 @@ def _view(table: OutcomeTable, held: HeldOut, seed: int, named: tuple[str, str] 
             if curve is not None:
                 curves[name] = curve
     return View(
-        field=compare(table.arms, held.beliefs, scores, tokens, seed, router),
-        metrics={name: arm_metrics(table.arms, b.p, scores, base) for name, b in held.beliefs.items()},
+        field=compare(table.arms, held.beliefs, scores, tokens, seed, router, prompts=held.at),
+        metrics={
+            name: _mean([arm_metrics(table.arms, b.p[r], scores[r], base[r]) for r in rounds])
+            for name, b in held.beliefs.items()
+        },
         pairs=pairs,
         curves=curves,
         p=held.beliefs[router].p,
         scores=scores,
+        held=held,
     )
+
+
+def _mean(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Figures by arm as means over rounds; None where a round has none. Counts stay whole."""
+
+    def mean(values: list[Any]) -> Any:
+        if None in values:
+            return None
+        return values[0] if len(set(values)) == 1 else float(np.mean(values))
+
+    return {
+        arm: {name: mean([told[arm][name] for told in rounds]) for name in figures}
+        for arm, figures in rounds[0].items()
+    }
 
 
 def _pair(worth: Matrix, small: Matrix, large: Matrix, seed: int) -> dict[str, Interval]:

@@ -12,6 +12,7 @@ from classifier.calibration import (
     choose_calibrator,
     ece,
     ece_floor,
+    ece_noise,
     fit_calibrator,
     logit,
     sigmoid,
@@ -157,3 +158,14 @@ def test_methods_stand_aside_without_rows(count: int) -> None:
 def test_a_method_can_be_asked_for(method: str) -> None:
     logits, y = drawn(400, slope=0.5)
     assert choose_calibrator(logits, y, fold_numbers(400), method).method == method  # type: ignore[arg-type]
+
+
+def test_noise_is_a_mean_and_what_one_in_20_exceeds() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(400)
+    mean, high = ece_noise(p)
+    assert mean == ece_floor(p)
+    drawn = np.array([ece(p, (rng.random(400) < p).astype(float)) for _ in range(400)])
+    assert drawn.mean() == pytest.approx(mean, rel=0.1)
+    assert 0.01 < np.mean(drawn > high) < 0.12
+    assert np.isnan(ece_noise(np.empty(0))).all()

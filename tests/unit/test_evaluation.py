@@ -18,7 +18,7 @@ from classifier.evaluation.pair import pair, recovered
 from classifier.evaluation.robustness import CHANGES, LATER, THANKED, robustness
 from classifier.evaluation.splits import KNN, ROUTER, TFIDF, Beliefs, hold_out, parts
 from classifier.evaluation.standing import MIX, ORACLE, compare
-from classifier.evaluation.study import ARTIFACT, study
+from classifier.evaluation.study import ARTIFACT, steps, study
 from classifier.tables import OutcomeTable, parse_table
 from classifier.train import train
 from router.cli.main import app
@@ -139,6 +139,35 @@ def test_standings_of_a_router_that_knows_everything() -> None:
     assert [p.name for p in field.points][:2] == ["a (all-cheap)", "b (all-dear, all-best)"]
 
 
+def test_a_prompt_that_is_predicted_twice_counts_once() -> None:
+    rng = np.random.default_rng(3)
+    scores = (rng.random((80, 2)) < [0.3, 0.6]).astype(float)
+    tokens, p = np.tile([10.0, 100.0], (80, 1)), rng.random((80, 2))
+    arms, twice = ("a", "b"), np.tile(np.arange(80), 2)
+    once = compare(arms, {"x": Beliefs(p, tokens)}, scores, tokens, 0, "x")
+    again = compare(
+        arms, {"x": Beliefs(p, tokens).at(twice)}, scores[twice], tokens[twice], 0, "x", prompts=twice
+    )
+    assert once is not None
+    assert again is not None
+    assert again.prompts == 80
+    for one, two in zip(once.standings, again.standings, strict=True):
+        assert (two.area.value, two.area.low, two.area.high) == pytest.approx(
+            (one.area.value, one.area.low, one.area.high)
+        )
+    assert [p.accuracy.low for p in again.points] == pytest.approx([p.accuracy.low for p in once.points])
+
+
+def test_what_was_carried_out_stands_beside_what_was_believed() -> None:
+    scores, tokens = np.array([[0.0, 1.0], [1.0, 1.0]] * 5), np.tile([10.0, 100.0], (10, 1))
+    wise = route(scores, tokens, scores, tokens)
+    field = compare(("a", "b"), {}, scores, tokens, 0, "service", carried={"service": wise})
+    assert field is not None
+    found = {s.name: s for s in field.standings}
+    assert found["service"].gap_closed.value == pytest.approx(1.0)
+    assert set(field.ahead) == {MIX}
+
+
 def test_prompts_that_lack_an_arm_are_not_compared() -> None:
     scores = np.array([[1.0, np.nan], [0.0, 1.0]])
     assert compare(("a", "b"), {"x": Beliefs(scores, scores)}, scores, scores, 0, "x") is None
@@ -179,6 +208,23 @@ def test_every_contender_sees_the_same_and_learns(table: OutcomeTable) -> None:
     for name in (KNN, TFIDF):
         assert held.beliefs[name].p.shape == held.beliefs[name].tokens.shape == (240, 2)
         assert np.mean((held.beliefs[name].p - scores) ** 2) < 1.2 * base
+
+
+def test_rounds_are_other_splits_of_the_same_prompts(artifact: Artifact, table: OutcomeTable) -> None:
+    ticks: list[None] = []
+    found = study(artifact, table, seed=4, done=lambda: ticks.append(None), rounds=2)
+    assert len(ticks) == steps(table, 4, 2)
+    held = found.items.held
+    assert np.bincount(held.at).tolist() == [2] * 240
+    first, second = (held.at[held.round == number] for number in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(240))
+    assert first.tolist() != second.tolist()
+    assert not set(held.fold[held.round == 0]) & set(held.fold[held.round == 1])
+    alone = study(artifact, table, seed=4).items
+    other = study(artifact, table, seed=5).items
+    eces = [view.metrics[ROUTER]["dear"]["ece"] for view in (alone, other, found.items)]
+    assert eces[2] == pytest.approx((eces[0] + eces[1]) / 2)
+    assert found.items.metrics[ROUTER]["dear"]["items"] == 240
 
 
 def test_baselines_live_with_gaps_soft_scores_and_no_words() -> None:
