@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Literal
 
@@ -136,6 +137,15 @@ class ArmClassifier(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         x = _checked(X)
         return self.novelty_.score(x[:, :COUNT].toarray(), rare_shares(x, self.novelty_.rare))
+
+    def doubting_as(self, other: ArmClassifier) -> ArmClassifier:
+        """The same fit, which calls prompts unlike its own from where `other` does."""
+        check_is_fitted(self)
+        found, ramps = copy(self), other.novelty_
+        found.novelty_ = replace(
+            self.novelty_, known=ramps.known, unknown=ramps.unknown, rare_to=ramps.rare_to
+        )
+        return found
 
     def export(self) -> Weights:
         """The fitted classifier as plain arrays on raw features, for `Predictor`."""

@@ -131,13 +131,15 @@ def train(
     if encoded is not None and model.meaning_ is not None:
         card["encoder"] = {"name": encoded.encoder, "sha256": encoded.digest, "c": model.meaning_.c}
         card["stack"]["meaning"] = [model.meaning_.stack.common[1], model.meaning_.stack.apart[1]]
+    # what is served doubts prompts by its own ramps; each fit on a part learnt others
+    doubting = [(out, other.doubting_as(model)) for out, other in held_out.models]
     judges = {table.arms.index(arm): judge for arm, judge in confidence.models.items()}
     weights = replace(
         exported,
         meaning=encoded.named(exported.meaning) if encoded is not None else None,
         confidences=judges,
         seen=np.unique(table.fingerprints()),
-        reference=reference_of_training(model, held_out.models, x, table.tokens),
+        reference=reference_of_training(model, doubting, x, table.tokens),
     )
     version = save(out, table.arms, weights, card)
     return TrainReport(

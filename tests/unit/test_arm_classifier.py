@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -173,6 +175,18 @@ def test_a_trusting_one_believes_what_it_reads_into_strange_prompts() -> None:
     x = feature_matrix([[{"role": "user", "content": "Der Fuchs\n" * 40 + "{;} => \\frac $$ ``` | 漢字"}]])
     assert trusting.novelty(x)[0] > 0.5
     assert np.abs(trusting.predict_proba(x)[0] - trusting.head_.base).max() > 0.01
+
+
+def test_one_fit_doubts_as_another_does(model: ArmClassifier, fresh: OutcomeTable) -> None:
+    wary = fitted(sums(120, seed=8))
+    before = wary.novelty_
+    wary.novelty_ = replace(before, known=0.0, unknown=1e-3)
+    x = features(fresh)
+    doubting = model.doubting_as(wary)
+    assert (doubting.novelty_.known, doubting.novelty_.unknown) == (0.0, 1e-3)
+    assert model.novelty_.unknown != 1e-3
+    assert doubting.novelty(x).max() > 0.0 == model.novelty(x).max()
+    np.testing.assert_array_equal(doubting.novelty_.prototypes, model.novelty_.prototypes)
 
 
 def kinds(swapped: bool) -> OutcomeTable:
