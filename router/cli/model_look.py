@@ -99,8 +99,8 @@ async def _kept(version: str, versions: Versions) -> _Kept:
 
 
 def _table(kept: list[_Kept], entries: list[Entry], state: Published, reports: list[Report]) -> Table:
-    columns = ("", "version", "what", "right", "Brier", "ECE", "made live (UTC)", "by", "note")
-    whole = ("", "version", "made live (UTC)")
+    columns = ("", "version", "right", "Brier", "ECE", "made live (UTC)", "what, by whom, why")
+    whole = columns[:-1]
     table = Table(*(Column(name, no_wrap=name in whole, overflow="fold") for name in columns), box=SIMPLE)
     table.caption = "right, Brier, ECE: means over arms on the prompts held out when it was trained"
     table.caption_justify = "left"
@@ -114,7 +114,8 @@ def _table(kept: list[_Kept], entries: list[Entry], state: Published, reports: l
             mark = "live, boot"
         at, by, note = (_when(entry.at_ms), entry.by, entry.note) if entry else ("", "", "")
         name = each.packed.name if each.packed else each.problem
-        table.add_row(mark, each.version, name, *_means(each.packed), at, by, note)
+        told = ", ".join(part for part in (name, by, note) if part)
+        table.add_row(mark, each.version, *_means(each.packed), at, told)
     return table
 
 

@@ -121,7 +121,7 @@ class _Sums:
         found = partial(interval, seed=seed, resamples=resamples)
         logged = found(self.plain)
         if why_not:
-            return Figure(logged, why_not=why_not)
+            return Figure(logged.within(*bounds), why_not=why_not)
         m, most = self._measured, bounds[1]
         of = self.snips.value
         spread = m.noise + m.second
